@@ -1,0 +1,197 @@
+"""Moving shapes: captioned videos that are drawn, not downloaded, and whose captions can be checked.
+
+One object (colour, shape, motion) on a torus: what leaves on one side comes in on the other. Some
+combinations are kept out of the captions, so that composition and transfer from images can be measured.
+
+    dataset = MovingShapes("captioned_video")
+    item = dataset[0]  # {"video": (3, 9, 32, 32), "caption": "a red circle moves left", or the like}
+    [verdict] = judge(item["video"][None], motion_start=TURN_LATEST)  # from moving_shapes_judge
+    agree(verdict, item["caption"]).all  # True
+
+Letters in shapes: b clips, f frames, h = w = size pixels. Places are (y, x), y down.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import Dataset
+
+BACKGROUND = (0.08, 0.08, 0.10)
+COLOURS = {
+    "red": (0.90, 0.15, 0.15),
+    "green": (0.15, 0.75, 0.20),
+    "blue": (0.20, 0.35, 0.95),
+    "yellow": (0.95, 0.85, 0.15),
+    "purple": (0.60, 0.20, 0.80),
+    "white": (0.95, 0.95, 0.95),
+}
+# name -> distance from the outline, negative inside, at (dy, dx) from the centre, in sides of the frame
+SHAPES = {
+    "circle": lambda dy, dx: (dy**2 + dx**2).sqrt() - 0.20,
+    "square": lambda dy, dx: torch.maximum(dy.abs(), dx.abs()) - 0.18,
+    "triangle": lambda dy, dx: torch.maximum(dy, dx.abs() * math.sqrt(0.75) - dy / 2) - 0.25 / 2,
+}
+MOTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+SPEED = 0.05  # of the frame's side, per frame
+TURN_SHARE = 0.3
+TURN_LATEST = 5  # the last frame at which a clip may turn: from here on the named motion holds in any clip
+
+IMAGE_ONLY_COLOUR = "white"
+HELD_OUT_PAIRS = (("green", "triangle"), ("yellow", "circle"), ("purple", "square"))
+UNSEEN_PAIR = ("red", "triangle")
+EVERY_PAIR = tuple(product(COLOURS, SHAPES))
+SEEN_PAIRS = tuple(
+    pair
+    for pair in EVERY_PAIR
+    if pair not in HELD_OUT_PAIRS and pair != UNSEEN_PAIR and pair[0] != IMAGE_ONLY_COLOUR
+)
+# The first three are for training, the others for evaluation: "seen" is "captioned_video" with other draws.
+SPLITS = {
+    "tokenizer": EVERY_PAIR,
+    "captioned_video": SEEN_PAIRS,
+    "captioned_images": tuple(pair for pair in EVERY_PAIR if pair != UNSEEN_PAIR),
+    "seen": SEEN_PAIRS,
+    "held_out": HELD_OUT_PAIRS,
+    "unseen": (UNSEEN_PAIR,),
+    "image_only": tuple(pair for pair in EVERY_PAIR if pair[0] == IMAGE_ONLY_COLOUR),
+}
+
+
+# The world
+
+
+class Clip(NamedTuple):
+    """What one clip shows: a motion for each step, one fewer than frames; where it starts, in [0, 1)."""
+
+    colour: str
+    shape: str
+    motions: tuple[str, ...]
+    start: tuple[float, float]
+    caption: str
+
+
+def cover(shape: str, centres: Tensor, size: int) -> Tensor:
+    """Share of each pixel that the shape covers: centres (..., 2), in sides -> (..., h, w) in [0, 1]."""
+    pixels = (torch.arange(size) + 0.5) / size
+    # to the nearest image on the torus
+    offsets = (pixels - centres[..., None] + 0.5).remainder(1) - 0.5  # ... 2 size
+    dy, dx = offsets.unbind(-2)
+    # a ramp one pixel wide across the outline is the anti-aliasing
+    return SHAPES[shape](dy[..., :, None], dx[..., None, :]).mul_(-size).add_(0.5).clamp_(0, 1)
+
+
+def draw(clips: Sequence[Clip], size: int = 32) -> Tensor:
+    """Draws clips of one length -> (b, 3, f, h, w), float32 in [0, 1]. ValueError for mixed lengths."""
+    lengths = {len(clip.motions) + 1 for clip in clips}
+    if len(lengths) != 1:
+        raise ValueError(f"expected one or more clips of one length, got lengths {sorted(lengths)}")
+    starts = torch.tensor([clip.start for clip in clips])
+    steps = torch.tensor([[(0, 0), *(MOTIONS[motion] for motion in clip.motions)] for clip in clips])
+    centres = starts[:, None] + SPEED * steps.cumsum(dim=1)  # b f 2
+    covered = torch.empty(len(clips), *lengths, size, size)
+    for shape in SHAPES:
+        rows = [row for row, clip in enumerate(clips) if clip.shape == shape]
+        if rows:
+            covered[rows] = cover(shape, centres[rows], size)
+    colours = torch.tensor([COLOURS[clip.colour] for clip in clips])
+    return torch.lerp(
+        rearrange(torch.tensor(BACKGROUND), "c -> 1 c 1 1 1"),
+        rearrange(colours, "b c -> b c 1 1 1"),
+        rearrange(covered, "b f h w -> b 1 f h w"),
+    )
+
+
+class MovingShapes(Dataset):
+    """Items {"video": (3, f, h, w) in [0, 1], "caption": str}, each a function of (split, seed, index) alone.
+
+    `split` is a key of `SPLITS`. "captioned_images" has one frame whatever `num_frames`; "tokenizer" has
+    empty captions. Of the clips of three frames or more, 30 % turn: they start with another motion, and the
+    steps from frame k on go the named way, k drawn from 1 to `TURN_LATEST` (or to the last step, if sooner).
+    ValueError for an unknown split, or a size, length or num_frames below 1.
+    """
+
+    def __init__(
+        self, split: str, *, size: int = 32, num_frames: int = 9, length: int = 100_000, seed: int = 0
+    ):
+        if split not in SPLITS:
+            raise ValueError(f"expected split to be one of {', '.join(SPLITS)}, got {split!r}")
+        for name, value in (("size", size), ("num_frames", num_frames), ("length", length)):
+            if value < 1:
+                raise ValueError(f"expected {name} of at least 1, got {value}")
+        self.split, self.size, self.length, self.seed = split, size, length, seed
+        self.num_frames = 1 if split == "captioned_images" else num_frames
+
+    def __len__(self) -> int:
+        return self.length
+
+    def clip(self, index: int) -> Clip:
+        """What item `index` shows, undrawn. IndexError outside 0 to length − 1."""
+        if not 0 <= index < self.length:
+            raise IndexError(f"expected an index from 0 to {self.length - 1}, got {index}")
+        rng = random.Random(f"{self.split} {self.seed} {index}")  # a string is hashed the same way everywhere
+        colour, shape = rng.choice(SPLITS[self.split])
+        start = (rng.random(), rng.random())
+        motion, steps = rng.choice(tuple(MOTIONS)), self.num_frames - 1
+        motions, words = (motion,) * steps, f"a {colour} {shape}"
+        if steps >= 2 and rng.random() < TURN_SHARE:
+            turn = rng.randint(1, min(TURN_LATEST, steps - 1))
+            motions = (another_motion(rng, motion),) * turn + motions[turn:]
+            words += f" turns {motion}"
+        elif steps:
+            words += f" moves {motion}"
+        return Clip(colour, shape, motions, start, "" if self.split == "tokenizer" else words)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor | str]]:
+        """Draws a whole batch at once; torch's DataLoader calls this."""
+        clips = [self.clip(index) for index in indices]
+        videos = draw(clips, self.size)
+        return [{"video": video, "caption": clip.caption} for video, clip in zip(videos, clips)]
+
+
+def another_motion(rng: random.Random, motion: str) -> str:
+    return rng.choice([other for other in MOTIONS if other != motion])
+
+
+def prompts(split: str, count: int, seed: int = 0) -> list[str]:
+    """The first `count` captions of a split's clips, for evaluation: 70 % "moves", 30 % "turns"."""
+    dataset = MovingShapes(split, length=count, seed=seed)
+    return [dataset.clip(index).caption for index in range(count)]
+
+
+def stories(count: int, seed: int = 0, verb: str = "turns") -> list[tuple[str, str, str]]:
+    """Stories of three prompts about one seen object: it "moves", then twice `verb` another way than before.
+
+    `verb` is "turns", or "moves" as in the paper; ValueError otherwise.
+    """
+    if verb not in ("turns", "moves"):
+        raise ValueError(f"expected verb to be turns or moves, got {verb!r}")
+    told = []
+    for index in range(count):
+        rng = random.Random(f"story {seed} {index}")
+        colour, shape = rng.choice(SEEN_PAIRS)
+        first = rng.choice(tuple(MOTIONS))
+        second = another_motion(rng, first)
+        third = another_motion(rng, second)
+        thing = f"a {colour} {shape}"
+        told.append((f"{thing} moves {first}", f"{thing} {verb} {second}", f"{thing} {verb} {third}"))
+    return told
+
+
+def read_caption(caption: str) -> tuple[str, str, str | None]:
+    """(colour, shape, motion) of a caption; motion is None in an image's. ValueError for anything else."""
+    match caption.split():
+        case ["a", colour, shape] if colour in COLOURS and shape in SHAPES:
+            return colour, shape, None
+        case ["a", colour, shape, "moves" | "turns", motion]:
+            if colour in COLOURS and shape in SHAPES and motion in MOTIONS:
+                return colour, shape, motion
+    raise ValueError(f"expected 'a colour shape', or that with moves or turns and a motion, got {caption!r}")

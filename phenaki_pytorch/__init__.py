@@ -1,0 +1,14 @@
+"""Phenaki: text to video of any length. The public names, in the order in which data flows."""
+
+from beartype import BeartypeConf
+from beartype.claw import beartype_this_package
+
+# Every annotated function of the package refuses arguments of the wrong kind with a TypeError; where a float is
+# asked for, an int will do.
+beartype_this_package(conf=BeartypeConf(is_pep484_tower=True, violation_param_type=TypeError))
+
+from phenaki_pytorch.cvivit import CViViT  # noqa: E402
+from phenaki_pytorch.maskgit import MaskGit  # noqa: E402
+from phenaki_pytorch.t5 import T5TextEncoder  # noqa: E402
+
+__all__ = ["CViViT", "MaskGit", "T5TextEncoder"]

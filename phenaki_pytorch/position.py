@@ -1,0 +1,68 @@
+"""Positions on a (t, h, w) grid: rotary angles (relative) and learned per-axis tables (absolute).
+
+Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864) turn query and key by angles that grow
+with their place, so that attention sees differences of places: any length and size can be used with one set
+of weights. Alone they cannot tell identical tokens apart: a canvas of nothing but [MASK] looks the same from
+everywhere. What starts from such a canvas adds `LearnedPositions`.
+
+n = number of places = product of the grid's axes · d = width
+"""
+
+from math import prod
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+# The slowest angle turns by 1/100 radian a place: grids here have tens of places an axis, not thousands.
+THETA = 100.0
+
+
+def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary angles of every place of a grid in raster order.
+
+    The pairs of channels are dealt to the axes evenly; pairs left over do not turn.
+
+    Returns two float32 tensors of shape (n, dim_head / 2).
+    """
+    if dim_head % 2 or dim_head // 2 < len(grid):
+        raise ValueError(
+            f"rotary positions over {len(grid)} axes need an even dim_head of at least {2 * len(grid)}, got {dim_head}"
+        )
+    pairs = dim_head // 2 // len(grid)
+    frequencies = THETA ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
+    angles = torch.zeros(prod(grid), dim_head // 2, device=device)
+    for axis, place in enumerate(_places(grid, device)):
+        angles[:, axis * pairs : (axis + 1) * pairs] = place[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the channel pairs (i, i + d/2) of x (..., n, d) by the angles whose cosines and sines are given."""
+    cos, sin = (part.to(x.dtype) for part in angles)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class LearnedPositions(nn.Module):
+    """One learned table per axis, summed: (t, h, w) -> (n, d) in raster order, for grids up to `grid`."""
+
+    def __init__(self, dim: int, grid: tuple[int, ...]):
+        super().__init__()
+        self.grid = grid
+        self.tables = nn.ParameterList(nn.Parameter(torch.randn(length, dim) * 0.02) for length in grid)
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        if len(grid) != len(self.grid) or any(got > most for got, most in zip(grid, self.grid)):
+            raise ValueError(f"the grid must fit in the one that was built for, {self.grid}, got {grid}")
+        places = _places(grid, self.tables[0].device)
+        return sum(table[place] for table, place in zip(self.tables, places))
+
+
+def _places(grid: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """The coordinate of every place along each axis, in raster order: one int64 tensor (n,) per axis."""
+    places = []
+    for axis, length in enumerate(grid):
+        before, after = prod(grid[:axis]), prod(grid[axis + 1 :])
+        places.append(repeat(torch.arange(length, device=device), "i -> (b i a)", b=before, a=after))
+    return places

@@ -1,0 +1,140 @@
+"""One face over the quantizers of vector-quantize-pytorch: features -> (quantized, ids, loss), ids -> features.
+
+The default, "vq", is the paper's factorised, l2-normalised codebook (Phenaki, section A.1; ViT-VQGAN,
+https://arxiv.org/abs/2110.04627) with one difference: its codes follow the features assigned to them by moving
+averages (van den Oord et al. 2017, appendix A.1) in place of the gradient of the codebook term ‖sg(z) − e‖². The
+commitment term β‖z − sg(e)‖², β = 0.25, is the paper's.
+
+Everything inside runs in float32, under autocast too, and stays float32 when the module around it is cast.
+
+b = batch · n = tokens · d = code_dim
+"""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+
+QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
+
+# Tokenizing compares this many features with the codebook at a time (0.5 GB at 8192 codes, if all were kept).
+CHUNK = 16_384
+
+
+def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
+    """A quantizer by name: "vq", "lfq", "fsq" or "simvq"; `kwargs` go to its constructor, over our defaults.
+
+    Raises ValueError for an unknown name, and for "fsq" levels whose product is not the codebook's size.
+    """
+    if quantizer == "vq":
+        # The library's own defaults (decay 0.8, commitment 1, rotation trick) are not the paper's.
+        paper = {"use_cosine_sim": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
+        return VectorQuantize(**{**paper, **kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "lfq":
+        return LFQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "simvq":
+        return SimVQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "fsq":
+        levels = kwargs.get("levels", (8, 8, 8, 16))
+        if prod(levels) != codebook_size:
+            raise ValueError(
+                f"fsq levels {tuple(levels)} make {prod(levels)} codes, codebook_size is {codebook_size}: "
+                f"pass quantizer_kwargs={{'levels': ...}} whose product is the codebook_size"
+            )
+        return FSQ(**{**kwargs, "levels": list(levels), "dim": dim})
+    raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
+
+
+def check_ids(ids: Tensor, codebook_size: int) -> None:
+    """Refuse ids outside the codebook, where looking costs no device synchronisation."""
+    if ids.device.type == "cpu" and (ids.min() < 0 or ids.max() >= codebook_size):
+        raise ValueError(
+            f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
+        )
+
+
+class Quantizer(nn.Module):
+    """Features to the nearest code and back, in float32 always.
+
+    quantizer      a name (see `build_quantizer`), or a module whose call returns (quantized, ids, ...) for
+                   (b, n, d), with `codebook_size` and `get_output_from_indices` or `indices_to_codes`
+    dim            width of the features
+    codebook_size  number of codes
+
+    In eval mode the quantizers of vector-quantize-pytorch report a loss of 0.
+    """
+
+    def __init__(
+        self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None
+    ):
+        super().__init__()
+        if isinstance(quantizer, str):
+            quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
+        elif kwargs:
+            raise ValueError(
+                "quantizer_kwargs go with a quantizer's name; the module given has its own already"
+            )
+        if not hasattr(quantizer, "get_output_from_indices") and not hasattr(quantizer, "indices_to_codes"):
+            raise ValueError(
+                f"a quantizer needs get_output_from_indices or indices_to_codes, {type(quantizer).__name__} has neither"
+            )
+        size = getattr(quantizer, "codebook_size", None)
+        if size != codebook_size:
+            raise ValueError(f"codebook_size is {codebook_size}, the quantizer given has {size}")
+        self.codebook_size = codebook_size
+        self.quantizer = quantizer
+
+    def _apply(self, fn, recurse=True):
+        """Follow the module around to another device, but never to another precision.
+
+        The codebook's moving averages lose small steps in half precision.
+        """
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
+                return moved
+            return tensor.to(moved.device)
+
+        return super()._apply(keep_precision, recurse)
+
+    @torch.compiler.disable
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
+        with torch.autocast(features.device.type, enabled=False):
+            quantized, ids, *rest = self.quantizer(features.float())
+        # FSQ has nothing to add to the loss.
+        loss = rest[0] if rest else quantized.new_zeros(())
+        return quantized, ids.long(), loss.float().sum()
+
+    @torch.no_grad()
+    @torch.compiler.disable
+    def ids(self, features: Tensor) -> Tensor:
+        """features (b, n, d) -> ids (b, n), int64, in bounded memory; changes nothing, in training mode either."""
+        b, n, d = features.shape
+        training = self.quantizer.training
+        self.quantizer.eval()
+        try:
+            with torch.autocast(features.device.type, enabled=False):
+                chunks = features.reshape(1, b * n, d).split(CHUNK, dim=1)
+                ids = torch.cat([self._nearest(chunk.float()) for chunk in chunks], dim=1)
+        finally:
+            self.quantizer.train(training)
+        return ids.reshape(b, n)
+
+    def features(self, ids: Tensor) -> Tensor:
+        """ids (b, n) -> features (b, n, d), float32, exactly those that `forward` gives in eval mode."""
+        with torch.autocast(ids.device.type, enabled=False):
+            if hasattr(self.quantizer, "get_output_from_indices"):
+                return self.quantizer.get_output_from_indices(ids)
+            return self.quantizer.indices_to_codes(ids)
+
+    def _nearest(self, features: Tensor) -> Tensor:
+        plain = isinstance(self.quantizer, VectorQuantize) and not self.quantizer.has_projections
+        if plain and self.quantizer.use_cosine_sim and self.quantizer.heads == 1:
+            # The same ids as the module's own call, without its one-hot matrix of tokens × codes.
+            codes = F.normalize(self.quantizer.codebook, dim=-1)
+            return (F.normalize(features, dim=-1) @ codes.T).argmax(dim=-1)
+        return self.quantizer(features)[1].long()

@@ -1,0 +1,127 @@
+"""Mask schedules and MaskGIT's parallel decoding, as functions over any callable that gives logits.
+
+MaskGIT (Chang et al. 2022, https://arxiv.org/abs/2202.04200) draws all masked tokens at once, keeps those it is
+surest of, masks the others again, and repeats; the share that stays masked falls along a schedule γ(r) from 1 at
+r = 0 to 0 at r = 1. Training draws r uniformly and masks the same share.
+
+b = batch · n = tokens · k = number of codes
+"""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+# γ(r): the share of tokens that is masked at progress r.
+SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cosine": lambda r: torch.cos(r * (math.pi / 2)),
+    "linear": lambda r: 1 - r,
+}
+
+Logits = Callable[[Tensor, Tensor], Tensor]  # ids (b, n), masked (b, n) -> logits (b, n, k)
+Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
+
+
+def mask_share(progress: Tensor, schedule: str = "cosine") -> Tensor:
+    """γ(r) for progress r in [0, 1], any shape. Raises ValueError for an unknown schedule."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {tuple(SCHEDULES)}, got {schedule!r}")
+    return SCHEDULES[schedule](progress)
+
+
+def draw_mask(
+    token_mask: Tensor,
+    *,
+    schedule: str = "cosine",
+    progress: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose ⌈γ(r) · N⌉ of each sample's N real tokens, at least one, uniformly at random: the training mask.
+
+    token_mask  bool (b, n), True for real tokens
+    progress    r in [0, 1), (b,); drawn uniformly if not given
+
+    Returns bool (b, n), True where the token is to be masked.
+    """
+    b, device = token_mask.shape[0], token_mask.device
+    if progress is None:
+        progress = torch.rand(b, device=device, generator=generator)
+    real = token_mask.sum(dim=1)
+    count = (mask_share(progress, schedule) * real).ceil().clamp(min=1)
+    order = torch.rand(token_mask.shape, device=device, generator=generator)
+    rank = order.masked_fill(~token_mask, torch.inf).argsort(dim=1).argsort(dim=1)
+    return (rank < count[:, None]) & token_mask
+
+
+def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
+    uniform = torch.rand(like.shape, device=like.device, generator=generator)
+    return -torch.log(-torch.log(uniform.clamp(min=1e-20)).clamp(min=1e-20))
+
+
+def check_sampling(steps: int, temperature: float) -> None:
+    """Refuse steps < 1 and negative temperatures."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+
+
+@torch.no_grad()
+def parallel_decode(
+    logits: Logits,
+    ids: Tensor,
+    masked: Tensor,
+    *,
+    steps: int = 24,
+    temperature: float = 4.0,
+    schedule: str = "cosine",
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Fill the masked places of ids in `steps` passes, as google-research/maskgit's parallel_decode.py does.
+
+    logits       callable (ids (b, n), masked (b, n)) -> logits (b, n, k); what `ids` holds at masked places must
+                 not matter to it
+    ids          int64 (b, n); tokens that are not masked are given and never change
+    masked       bool (b, n), True where a token is to be drawn
+    temperature  scale of the Gumbel noise on the confidence, annealed to 0 over the steps
+
+    With U tokens masked at first, max(1, ⌊U · γ((t + 1) / steps)⌋) are left masked after step t (fewer where that
+    would keep none); what the last step draws is the result. Accepted tokens are never drawn again.
+
+    Returns ids (b, n).
+    """
+    check_sampling(steps, temperature)
+    at_first = masked.sum(dim=1)
+    passes = range(steps)
+    for step in passes if progress is None else progress(passes):
+        log_probs = logits(ids, masked).float().log_softmax(dim=-1)  # (b, n, k)
+        drawn = _categorical(log_probs, generator)
+        ids = torch.where(masked, drawn, ids)
+        if step == steps - 1:
+            return ids
+        r = torch.tensor((step + 1) / steps, device=ids.device)
+        confidence = log_probs.gather(-1, ids[..., None])[..., 0]  # (b, n)
+        confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
+        masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
+    raise AssertionError("the last step returns")
+
+
+def _left_masked(at_first: Tensor, masked: Tensor, r: Tensor, schedule: str) -> Tensor:
+    """How many tokens of each sample stay masked at progress r: at least 1, at least 1 fewer than now, (b,)."""
+    count = (at_first * mask_share(r, schedule).clamp(1e-6, 1)).floor()
+    return torch.minimum(count, masked.sum(dim=1) - 1).clamp(min=1)
+
+
+def _least_confident(confidence: Tensor, masked: Tensor, *, keep: Tensor) -> Tensor:
+    """The `keep` (b,) least confident of the masked tokens of each sample, bool (b, n)."""
+    rank = confidence.masked_fill(~masked, torch.inf).argsort(dim=1).argsort(dim=1)
+    return (rank < keep[:, None]) & masked
+
+
+def _categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw from each distribution: log-probabilities (b, n, k) -> ids (b, n)."""
+    b, n, _ = log_probs.shape
+    return torch.multinomial(log_probs.exp().flatten(0, 1), 1, generator=generator).reshape(b, n)

@@ -1,0 +1,65 @@
+"""Saving and loading: config.json (the constructor's arguments) and safetensors, in one directory a module."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+class Pretrained(nn.Module):
+    """A module that can be saved to a directory and built again from it.
+
+    Its constructor sets `self.config`: its arguments, where `GIVEN` stands for what is the user's own (a quantizer
+    module, say) and has to be passed to `from_pretrained` again.
+    """
+
+    GIVEN = "given by the user"
+    config: dict[str, Any]
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors into `directory`, which is made if it is not there."""
+        write_config(directory, self.config)
+        save_model(self, str(Path(directory) / WEIGHTS))
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **given: Any) -> "Pretrained":
+        """Build the module that was saved in `directory`, on the CPU.
+
+        `given`: what was the user's own when it was saved, by the names of the constructor's arguments.
+        Raises FileNotFoundError where nothing was saved, ValueError where something has to be given and is not, or
+        is given and was not the user's own.
+        """
+        config = read_config(directory, cls.GIVEN, given)
+        module = cls(**config)
+        weights = Path(directory) / WEIGHTS
+        if not weights.is_file():
+            raise FileNotFoundError(
+                f"expected the weights that save_pretrained writes at {weights}, found no file"
+            )
+        load_model(module, str(weights))
+        return module
+
+
+def write_config(directory: str | Path, config: dict[str, Any]) -> None:
+    """Write the constructor's arguments as config.json."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    (Path(directory) / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def read_config(directory: str | Path, marker: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Read config.json and put what is given in the places of the marker; both must match exactly."""
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a directory that save_pretrained wrote, found no {path}")
+    config = json.loads(path.read_text())
+    wanted = {name for name, value in config.items() if value == marker}
+    if wanted != set(given):
+        raise ValueError(
+            f"{path} needs {sorted(wanted) or 'nothing'} passed to from_pretrained, got {sorted(given) or 'nothing'}"
+        )
+    return {**config, **given}
