@@ -23,6 +23,7 @@ from einops import rearrange, repeat
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
 from video_reader import FINE
 
 # Near to lossless, as tiny videos cost little. chromaloc: colour is sampled at the centre of 2 × 2 pixels.
@@ -118,9 +119,7 @@ def _paletted(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return indices, palette
 
 
-def write_sheet(
-    path: str | Path, rows: Sequence[tuple[str, Tensor]], *, columns: int = 8, scale: int = 1
-) -> None:
+def write_sheet(path: str | Path, rows: Sequence[tuple[str, Tensor]], *, columns: int = 8, scale: int = 1) -> None:
     """Writes a png with a row of frames for each (label, video (3, f, h, w) in [0, 1]), the label above it.
 
     Of more than `columns` frames, that many are shown, from the first to the last at even distances. `scale`

@@ -116,9 +116,7 @@ class MovingShapes(Dataset):
     ValueError for an unknown split, or a size, length or num_frames below 1.
     """
 
-    def __init__(
-        self, split: str, *, size: int = 32, num_frames: int = 9, length: int = 100_000, seed: int = 0
-    ):
+    def __init__(self, split: str, *, size: int = 32, num_frames: int = 9, length: int = 100_000, seed: int = 0):
         if split not in SPLITS:
             raise ValueError(f"expected split to be one of {', '.join(SPLITS)}, got {split!r}")
         for name, value in (("size", size), ("num_frames", num_frames), ("length", length)):

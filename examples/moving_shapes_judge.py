@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
-from moving_shapes import BACKGROUND, COLOURS, MOTIONS, SHAPES, SPEED, cover, read_caption
 from torch import Tensor
+
+from moving_shapes import BACKGROUND, COLOURS, MOTIONS, SHAPES, SPEED, cover, read_caption
 
 NONE = "none"
 FOREGROUND = 0.3  # distance from the background: six σ of noise of 0.05, and under half of green's contrast
@@ -180,9 +181,7 @@ def find_objects(videos: Tensor) -> Objects:
     bank = templates(videos.shape[-1]).to(videos.device)
     frames = rearrange(videos, "b c f h w -> (b f) c h w")
     read = [read_frames(chunk.float(), bank) for chunk in frames.split(CHUNK)]
-    return Objects(
-        *(rearrange(torch.cat(part), "(b f) ... -> b f ...", f=videos.shape[2]) for part in zip(*read))
-    )
+    return Objects(*(rearrange(torch.cat(part), "(b f) ... -> b f ...", f=videos.shape[2]) for part in zip(*read)))
 
 
 def track(videos: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from einops import rearrange
 from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
+
 from video_reader import Timeline, as_size, check_rate, read_clip, read_image, read_timeline, read_video
 
 __all__ = ["ImageFolder", "VideoFolder", "read_captions", "read_image", "read_video"]
@@ -100,7 +101,11 @@ class _Folder(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index must be below {len(self)}, got {index}")
-        draw = random.Random(f"{self.seed} {int(self.epoch)} {index % len(self)}")
+        return self.draw(index % len(self), int(self.epoch))
+
+    def draw(self, index: int, epoch: int) -> dict[str, Tensor | str]:
+        """The item of an epoch, whichever one `set_epoch` chose."""
+        draw = random.Random(f"{self.seed} {epoch} {index}")
         for place in (number % len(self) for number in range(index, index + len(self))):
             if self.failed[place]:
                 continue

@@ -9,6 +9,7 @@ beartype_this_package(conf=BeartypeConf(is_pep484_tower=True, violation_param_ty
 
 from phenaki_pytorch.cvivit import CViViT  # noqa: E402
 from phenaki_pytorch.maskgit import MaskGit  # noqa: E402
+from phenaki_pytorch.phenaki import Phenaki  # noqa: E402
 from phenaki_pytorch.t5 import T5TextEncoder  # noqa: E402
 
-__all__ = ["CViViT", "MaskGit", "T5TextEncoder"]
+__all__ = ["CViViT", "MaskGit", "Phenaki", "T5TextEncoder"]

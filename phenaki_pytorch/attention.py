@@ -23,9 +23,7 @@ KeysValues = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Self-attention, (b, n, d) -> (b, n, d); `causal`: each token sees itself and those before it."""
 
-    def __init__(
-        self, dim: int, *, heads: int, dim_head: int, causal: bool = False, dropout: float = 0.0
-    ):
+    def __init__(self, dim: int, *, heads: int, dim_head: int, causal: bool = False, dropout: float = 0.0):
         super().__init__()
         self.heads = heads
         self.causal = causal

@@ -11,6 +11,7 @@ Positions are rotary along every axis, so one set of weights serves any length, 
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · d = dim · e = code_dim
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -94,9 +95,7 @@ class CViViT(Pretrained):
             if self.config[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
         if spatial_depth < 0 or temporal_depth < 0:
-            raise ValueError(
-                f"depths must be at least 0, got spatial {spatial_depth}, temporal {temporal_depth}"
-            )
+            raise ValueError(f"depths must be at least 0, got spatial {spatial_depth}, temporal {temporal_depth}")
         self.channels = channels
         self.dim_head = dim_head
         self.code_dim = code_dim
@@ -124,23 +123,17 @@ class CViViT(Pretrained):
         self.pixels_rest = nn.Linear(dim, tubelet_values)
         init_weights(self)
 
-        self.quantizer = Quantizer(
-            quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs
-        )
+        self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 
     # sizes
 
-    def grid(
-        self, num_frames: int, height: int | None = None, width: int | None = None
-    ) -> tuple[int, int, int]:
+    def grid(self, num_frames: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """The grid (t, h, w) of ids of a clip of `num_frames` = 1 + k · temporal_patch_size frames."""
         height = self.image_size[0] if height is None else height
         width = self.image_size[1] if width is None else width
         self._check_image_size(height, width)
         if num_frames < 1 or (num_frames - 1) % self.temporal_patch_size:
-            raise ValueError(
-                f"a clip needs 1 + k · {self.temporal_patch_size} frames, k ≥ 0, got {num_frames}"
-            )
+            raise ValueError(f"a clip needs 1 + k · {self.temporal_patch_size} frames, k ≥ 0, got {num_frames}")
         ph, pw = self.patch_size
         return 1 + (num_frames - 1) // self.temporal_patch_size, height // ph, width // pw
 
@@ -163,8 +156,10 @@ class CViViT(Pretrained):
         Padded frames weigh nothing.
         """
         video = self._check_video(video)
-        token_mask = None if frame_mask is None else self.token_mask(frame_mask, video)
-        features = self.features(video)
+        features = self.features(video)  # (b, t, h, w, e)
+        token_mask = None
+        if frame_mask is not None:
+            token_mask = real_tokens(frame_mask, features.shape[:4], self.temporal_patch_size)
         if token_mask is None:
             flat = rearrange(features, "b t h w e -> b (t h w) e")
             quantized, _, quantizer_loss = self.quantizer(flat)
@@ -180,28 +175,6 @@ class CViViT(Pretrained):
         pixel = error.mean()
         return CViViTLosses(total=pixel + quantizer_loss, pixel=pixel, quantizer=quantizer_loss)
 
-    def token_mask(self, frame_mask: Tensor, video: Tensor) -> Tensor:
-        """Which ids are real: bool (b, f) over the frames of a video (b, c, f, h, w) -> bool (b, t, h, w)."""
-        b, _, f, height, width = video.shape
-        if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
-            raise ValueError(
-                f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}"
-            )
-        if frame_mask.device.type == "cpu":
-            counts = frame_mask.sum(dim=1)
-            first = torch.arange(f) < counts[:, None]
-            if (
-                (frame_mask != first).any()
-                or ((counts - 1) % self.temporal_patch_size).any()
-                or (counts < 1).any()
-            ):
-                raise ValueError(
-                    f"frame_mask must be True for the first 1 + k · {self.temporal_patch_size} frames of each clip "
-                    f"and False after, got {counts.tolist()} real frames"
-                )
-        t, h, w = self.grid(f, height, width)
-        return repeat(frame_mask[:, :: self.temporal_patch_size], "b t -> b t h w", t=t, h=h, w=w)
-
     # video -> ids -> video
 
     @torch.no_grad()
@@ -215,9 +188,7 @@ class CViViT(Pretrained):
     def decode(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped."""
         if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
-            raise ValueError(
-                f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}"
-            )
+            raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
         check_ids(ids, self.codebook_size)
         b, t, h, w = ids.shape
         features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
@@ -306,9 +277,27 @@ class CViViT(Pretrained):
     def _check_image_size(self, height: int, width: int) -> None:
         ph, pw = self.patch_size
         if height < 1 or width < 1 or height % ph or width % pw:
+            raise ValueError(f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}")
+
+
+def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_size: int) -> Tensor:
+    """Which ids are real, bool (b, t, h, w), given which frames are: bool (b, f), f = 1 + (t - 1) · pt.
+
+    The real frames of a clip come first and number 1 + k · pt; raises ValueError where they do not.
+    """
+    b, t, h, w = ids_shape
+    f = 1 + (t - 1) * temporal_patch_size
+    if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
+        raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
+    if frame_mask.device.type == "cpu":
+        counts = frame_mask.sum(dim=1)
+        first = torch.arange(f) < counts[:, None]
+        if (frame_mask != first).any() or ((counts - 1) % temporal_patch_size).any() or (counts < 1).any():
             raise ValueError(
-                f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}"
+                f"frame_mask must be True for the first 1 + k · {temporal_patch_size} frames of each clip "
+                f"and False after, got {counts.tolist()} real frames"
             )
+    return repeat(frame_mask[:, ::temporal_patch_size], "b t -> b t h w", h=h, w=w)
 
 
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

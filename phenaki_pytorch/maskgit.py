@@ -143,6 +143,31 @@ class MaskGit(Pretrained):
         logits = self.to_logits(x[masked])
         return F.cross_entropy(logits.float(), flat[masked], label_smoothing=self.label_smoothing)
 
+    def logits(
+        self,
+        ids: Tensor,
+        masked: Tensor,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
+    ) -> Tensor:
+        """What the model makes of ids of which the masked ones, bool (b, t, h, w), are hidden: (b, t, h, w, k)."""
+        b, t, h, w = self._check_ids(ids)
+        context_mask = self._check_context(context, context_mask, b)
+        if masked.dtype != torch.bool or masked.shape != ids.shape:
+            raise ValueError(f"masked must be bool {tuple(ids.shape)}, got {masked.dtype} {tuple(masked.shape)}")
+        if token_mask is not None:
+            self._check_token_mask(token_mask, ids)
+        x = self._hidden(
+            rearrange(ids, "b t h w -> b (t h w)"),
+            rearrange(masked, "b t h w -> b (t h w)"),
+            grid=(t, h, w),
+            token_mask=None if token_mask is None else rearrange(token_mask, "b t h w -> b (t h w)"),
+            keys_values=None if context is None else self.transformer.keys_values(self.context_norm(context)),
+            context_mask=context_mask,
+        )
+        return rearrange(self.to_logits(x), "b (t h w) k -> b t h w k", t=t, h=h, w=w)
+
     # generation
 
     @torch.no_grad()
@@ -274,9 +299,7 @@ class MaskGit(Pretrained):
 
     def _check_ids(self, ids: Tensor) -> tuple[int, int, int, int]:
         if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
-            raise ValueError(
-                f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}"
-            )
+            raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
         b, *grid = ids.shape
         if any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"the grid of the ids must fit in the window {self.grid}, got {tuple(grid)}")
@@ -289,9 +312,7 @@ class MaskGit(Pretrained):
                 f"token_mask must be bool {tuple(ids.shape)}, got {token_mask.dtype} {tuple(token_mask.shape)}"
             )
         if token_mask.device.type == "cpu" and not token_mask.flatten(1).any(dim=1).all():
-            raise ValueError(
-                "token_mask must be True somewhere in every sample, got a sample that is all False"
-            )
+            raise ValueError("token_mask must be True somewhere in every sample, got a sample that is all False")
 
     def _check_prime_ids(self, prime_ids: Tensor, batch_size: int, grid: tuple[int, int, int]) -> None:
         b, s, h, w = self._check_ids(prime_ids)
@@ -316,16 +337,12 @@ class MaskGit(Pretrained):
         """Refuse what does not fit; the mask to use comes back. `values`: look into it on other devices, too."""
         if self.dim_context is None:
             if context is not None or context_mask is not None:
-                raise ValueError(
-                    "this model is unconditional (dim_context is None): expected no context, got one"
-                )
+                raise ValueError("this model is unconditional (dim_context is None): expected no context, got one")
             return None
         if context is None:
             raise ValueError(f"this model needs a context (b, m, {self.dim_context}), got none")
         if context.ndim != 3 or context.shape[-1] != self.dim_context or 0 in context.shape:
-            raise ValueError(
-                f"context must be (b, m, {self.dim_context}), none empty, got {tuple(context.shape)}"
-            )
+            raise ValueError(f"context must be (b, m, {self.dim_context}), none empty, got {tuple(context.shape)}")
         if len(context) != batch_size:
             raise ValueError(f"the context has a batch of {len(context)}, expected {batch_size}")
         if context_mask is None:
@@ -336,7 +353,5 @@ class MaskGit(Pretrained):
                 f"got {context_mask.dtype} {tuple(context_mask.shape)}"
             )
         if (values or context_mask.device.type == "cpu") and not context_mask.any(dim=1).all():
-            raise ValueError(
-                "context_mask must be True somewhere in every sample, got a sample that is all False"
-            )
+            raise ValueError("context_mask must be True somewhere in every sample, got a sample that is all False")
         return context_mask

@@ -66,16 +66,12 @@ class Quantizer(nn.Module):
     In eval mode the quantizers of vector-quantize-pytorch report a loss of 0.
     """
 
-    def __init__(
-        self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None
-    ):
+    def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
         super().__init__()
         if isinstance(quantizer, str):
             quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
         elif kwargs:
-            raise ValueError(
-                "quantizer_kwargs go with a quantizer's name; the module given has its own already"
-            )
+            raise ValueError("quantizer_kwargs go with a quantizer's name; the module given has its own already")
         if not hasattr(quantizer, "get_output_from_indices") and not hasattr(quantizer, "indices_to_codes"):
             raise ValueError(
                 f"a quantizer needs get_output_from_indices or indices_to_codes, {type(quantizer).__name__} has neither"

@@ -38,9 +38,7 @@ class Pretrained(nn.Module):
         module = cls(**config)
         weights = Path(directory) / WEIGHTS
         if not weights.is_file():
-            raise FileNotFoundError(
-                f"expected the weights that save_pretrained writes at {weights}, found no file"
-            )
+            raise FileNotFoundError(f"expected the weights that save_pretrained writes at {weights}, found no file")
         load_model(module, str(weights))
         return module
 

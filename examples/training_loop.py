@@ -1,0 +1,190 @@
+"""The loop that both stages share: schedule, clipping, EMA, curves, checkpoints, and going on from one.
+
+Everything random in a step is seeded by (seed, step, process), so a checkpoint needs no generator's state: a run
+that was killed and resumed computes the very steps of one that was not.
+"""
+
+import copy
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from media import write_curves
+
+
+class Recipe(NamedTuple):
+    """How a stage is trained: the paper's AdamW, warm-up, then cosine or constant (Phenaki, appendix B.1)."""
+
+    steps: int
+    lr: float
+    seed: int
+    warmup: int = 50
+    schedule: str = "cosine"
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema: float = 0.99
+    log_every: int = 50
+    checkpoint_every: int = 250
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then cosine to 2 % of the peak, or constant."""
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    if recipe.schedule == "constant":
+        return recipe.lr * warm
+    return recipe.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trainable, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def train_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict,
+    recipe: Recipe,
+    step: int,
+) -> torch.Tensor:
+    """One step; returns the loss."""
+    torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, step)
+    loss = model(**to_device(batch, accelerator.device))
+    accelerator.backward(loss)
+    accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.detach()
+
+
+def to_device(batch: dict, device: torch.device) -> dict:
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def seconds_per_step(accelerator: Accelerator, model: nn.Module, batches: Dataset, recipe: Recipe) -> float:
+    """Train a copy for some steps and take the mean time of those after the first three; the model is as before."""
+    trial = copy.deepcopy(model)
+    prepared, optimizer = accelerator.prepare(trial, build_optimizer(trial, recipe))
+    prepared.train()
+    began, done = time.perf_counter(), 0
+    for step in range(min(43, len(batches))):
+        if step == 3:
+            began = time.perf_counter()
+        train_step(accelerator, prepared, optimizer, batches[step], recipe, step)
+        done = step - 2
+        if done >= 10 and time.perf_counter() - began > 10:
+            break
+    accelerator.free_memory()
+    return (time.perf_counter() - began) / max(done, 1)
+
+
+def fit(
+    name: str,
+    accelerator: Accelerator,
+    model: nn.Module,
+    averaged: nn.Module,
+    batches: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    resume: bool,
+    workers: int = 0,
+) -> nn.Module:
+    """Train `model`, whose call gives the loss, and return the moving average of its part `averaged`.
+
+    Every `log_every` steps, `evaluate` measures the average; the curves go to `folder` as CSV and PNG. With
+    `resume`, the newest whole checkpoint in `folder` is gone on from.
+    """
+    ema = AveragedModel(averaged, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+    ema.to(accelerator.device)
+    raw_optimizer = build_optimizer(model, recipe)
+    prepared, optimizer = accelerator.prepare(model, raw_optimizer)
+    state = load_newest(folder) if resume else None
+    first, rows = 0, []
+    if state is not None:
+        first, rows = state["step"], state["rows"]
+        averaged.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        accelerator.print(f"{name}: going on from step {first}")
+
+    prepared.train()
+    loader = DataLoader(Subset(batches, range(first, recipe.steps)), batch_size=None, num_workers=workers)
+    bar = tqdm(
+        loader, desc=name, total=recipe.steps, initial=first, disable=not accelerator.is_main_process, mininterval=5
+    )
+    losses = []
+    for step, batch in enumerate(bar, first + 1):
+        losses.append(train_step(accelerator, prepared, optimizer, batch, recipe, step - 1))
+        ema.update_parameters(averaged)
+        if step % recipe.log_every == 0 or step == recipe.steps:
+            row = {"step": step, "loss": torch.stack(losses).mean().item(), "lr": learning_rate(recipe, step - 1)}
+            row |= evaluate(ema.module)
+            prepared.train()
+            losses.clear()
+            rows.append(row)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in row.items() if key not in ("step", "lr")})
+            if accelerator.is_main_process:
+                write_rows(folder, rows)
+        if (step % recipe.checkpoint_every == 0 or step == recipe.steps) and accelerator.is_main_process:
+            # The mean over the logging interval starts anew after a checkpoint, in this run as in a resumed one.
+            losses.clear()
+            state = {"step": step, "rows": rows, "model": averaged.state_dict(), "ema": ema.state_dict()}
+            save_checkpoint(folder, {**state, "optimizer": optimizer.state_dict()})
+    bar.close()
+    accelerator.free_memory()
+    return ema.module
+
+
+# curves and checkpoints
+
+
+def write_rows(folder: Path, rows: list[dict[str, float]]) -> None:
+    """curves.csv and curves.png."""
+    path = folder / "curves.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    write_curves(folder / "curves.png", path)
+
+
+def save_checkpoint(folder: Path, state: dict) -> None:
+    """Write step-00001000.pt whole or not at all, and keep the one before it."""
+    path = folder / f"step-{state['step']:08d}.pt"
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    for old in sorted(folder.glob("step-*.pt"))[:-2]:
+        old.unlink()
+
+
+def load_newest(folder: Path) -> dict | None:
+    """The newest checkpoint that can be read, None where there is none; those that cannot are named."""
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what a damaged file raises depends on where it is damaged
+            print(f"cannot read the checkpoint {path} ({str(error).splitlines()[0]}): trying the one before it")
+    return None

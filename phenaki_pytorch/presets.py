@@ -1,0 +1,50 @@
+"""The papers' configurations, each a function that returns the module (Phenaki, Tables 6 and B.1).
+
+    cvivit = presets.cvivit()
+    maskgit = presets.maskgit_1_8b(grid=cvivit.grid(11))
+
+What the papers leave open is chosen so that the number of parameters comes out: plain MLPs, a cross-attention in
+every layer whose keys and values read T5-XXL's 4096-wide features directly.
+"""
+
+from phenaki_pytorch.cvivit import CViViT
+from phenaki_pytorch.maskgit import MaskGit
+
+T5_XXL_DIM = 4096
+
+
+def cvivit() -> CViViT:
+    """The tokenizer of Moments in Time and of text to video, 51 M: 11×128×128 -> 6×16×16 ids."""
+    return CViViT(dim=512, image_size=128, patch_size=8, temporal_patch_size=2, spatial_depth=4, temporal_depth=4)
+
+
+def cvivit_bair() -> CViViT:
+    """The tokenizer of BAIR robot pushing, 89 M: 17×64×64 -> 9×16×16 ids."""
+    return CViViT(dim=512, image_size=64, patch_size=4, temporal_patch_size=2, spatial_depth=8, temporal_depth=6)
+
+
+def cvivit_kinetics600() -> CViViT:
+    """The tokenizer of Kinetics-600, 102 M: 17×64×64 -> 9×16×16 ids."""
+    return CViViT(dim=512, image_size=64, patch_size=4, temporal_patch_size=2, spatial_depth=8, temporal_depth=8)
+
+
+def vit_per_frame() -> CViViT:
+    """The per-frame baseline of the paper's Table 3: 10×128×128 -> 10×16×16 ids, no frame knows of another."""
+    return CViViT(dim=512, image_size=128, patch_size=8, temporal_patch_size=1, spatial_depth=8, temporal_depth=0)
+
+
+def maskgit_1_8b(grid: tuple[int, int, int] = (6, 16, 16)) -> MaskGit:
+    """Text to video with 1.8 billion parameters, over T5-XXL's embeddings."""
+    return MaskGit(num_tokens=8192, grid=grid, dim=2048, depth=24, heads=32, dim_context=T5_XXL_DIM)
+
+
+def maskgit_0_9b(grid: tuple[int, int, int] = (6, 16, 16)) -> MaskGit:
+    """Text to video with 0.9 billion parameters, over T5-XXL's embeddings."""
+    return MaskGit(num_tokens=8192, grid=grid, dim=1536, depth=20, heads=24, dim_context=T5_XXL_DIM)
+
+
+def maskgit_prediction(grid: tuple[int, int, int] = (9, 16, 16)) -> MaskGit:
+    """Video prediction on BAIR and Kinetics-600: unconditional, 170 M in its blocks, both dropouts 0.1."""
+    return MaskGit(
+        num_tokens=8192, grid=grid, dim=768, depth=24, heads=16, dim_head=48, attn_dropout=0.1, ff_dropout=0.1
+    )

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+from setuptools import setup
+
+EXAMPLES = ["accelerate>=1.5", "av>=14.0", "matplotlib>=3.8", "numpy>=1.26", "pillow>=10.3", "tqdm>=4.66"]
+
+setup(
+    name="phenaki-pytorch",
+    version="1.0.0",
+    description="Phenaki: text to video of any length, with a tokenizer that is causal in time",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=["phenaki_pytorch"],
+    package_data={"phenaki_pytorch": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.7",
+        "einops>=0.8.1",
+        "vector-quantize-pytorch>=1.28",
+        "transformers>=5.0",
+        "beartype>=0.21",
+    ],
+    extras_require={
+        "examples": EXAMPLES,
+        "test": [*EXAMPLES, "pytest>=8.0", "ruff>=0.9", "sentencepiece>=0.2", "protobuf>=4.25"],
+    },
+)
