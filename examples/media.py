@@ -197,3 +197,9 @@ def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     if not any(curves.values()):
         raise ValueError(f"{path} must have a value, got only the names {names}")
     return {name: points for name, points in curves.items() if points}
+
+
+def side_by_side(*rows: Tensor) -> Tensor:
+    """Clips (b, c, f, h, w) beside each other, one row over the next: (c, f, rows · h, b · w)."""
+    lines = [rearrange(clips.cpu(), "b c f h w -> c f h (b w)") for clips in rows]
+    return torch.cat(lines, dim=-2)

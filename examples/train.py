@@ -23,11 +23,12 @@ from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from encoded import Captions, Encoded, encode_all
 from measures import judged_reconstruction, reconstruction, story, table, text_to_video
-from media import write_gif, write_sheet
+from media import side_by_side, write_gif, write_sheet
 from mixture import Batches, Source, stack_clips
 from moving_shapes import MovingShapes, prompts, stories
-from training_loop import Recipe, fit, seconds_per_step
+from training_loop import Recipe, fast_bfloat16, fit, seconds_per_step
 from video_folder import ImageFolder, VideoFolder
 from word_vectors import WordVectors
 
@@ -61,13 +62,13 @@ def parse_arguments() -> argparse.Namespace:
     model("--patch-size", type=int, default=4)
     model("--temporal-patch-size", type=int, default=2)
     model("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
-    model("--levels", type=int, nargs="+", default=[8, 8, 8], help="of fsq")
+    model("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
     model("--codebook-size", type=int, default=512, help="of the other quantizers")
-    model("--dim", type=int, nargs=2, default=(128, 192), help="of the tokenizer and of MaskGit")
-    model("--depth", type=int, nargs=3, default=(2, 1, 6), help="spatial, temporal, MaskGit")
+    model("--dim", type=int, nargs=2, default=(128, 160), help="of the tokenizer and of MaskGit")
+    model("--depth", type=int, nargs=3, default=(2, 1, 5), help="spatial, temporal, MaskGit")
 
     recipe = parser.add_argument_group("recipe").add_argument
-    recipe("--batch-size", type=int, default=16, help="clips; image batches have four times as many")
+    recipe("--batch-size", type=int, default=8, help="clips; image batches have four times as many")
     recipe("--lr", type=float, nargs=2, default=(1e-3, 1e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
@@ -84,13 +85,6 @@ def parse_arguments() -> argparse.Namespace:
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     return parser.parse_args()
-
-
-def fast_bfloat16() -> bool:
-    """Whether bfloat16 is a gain here: on CUDA from Ampere on, on processors with matrix or dot-product units."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_amx_tile_supported()
 
 
 # What the stages look at
@@ -193,48 +187,6 @@ def train_tokenizer(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple,
 # Stage 2
 
 
-class Encoded(Dataset):
-    """Clips that were turned into ids once: {"ids": int64 (t, h, w), "caption": str}."""
-
-    def __init__(self, ids: Tensor, captions: list[str]):
-        self.ids, self.captions = ids, captions
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"ids": self.ids[index].long(), "caption": self.captions[index]}
-
-
-class Captions:
-    """The text encoder, asked once for each caption."""
-
-    def __init__(self, encoder):
-        self.encoder, self.known = encoder, {}
-
-    def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        for text in set(texts) - set(self.known):
-            embeds, mask = self.encoder([text])
-            self.known[text] = embeds[0, mask[0]].cpu()
-        embeds = nn.utils.rnn.pad_sequence([self.known[text] for text in texts], batch_first=True)
-        lengths = torch.tensor([len(self.known[text]) for text in texts])
-        return embeds, torch.arange(embeds.shape[1]) < lengths[:, None]
-
-    def collate(self, items: list[dict]) -> dict[str, Tensor]:
-        embeds, mask = self([item["caption"] for item in items])
-        return {"video_ids": torch.stack([item["ids"] for item in items]), "text_embeds": embeds, "text_mask": mask}
-
-
-def encode_all(args, cvivit: CViViT, dataset: Dataset, device: torch.device) -> Encoded:
-    """The ids of `--encoded` draws of a data set."""
-    draws = Batches([Source(dataset, 1.0, 50)], stack_clips, seed=args.seed, steps=-(-args.encoded // 50))
-    ids, captions = [], []
-    for videos, texts in (draws[i] for i in range(len(draws))):
-        ids.append(cvivit.encode(videos.to(device)).int().cpu())
-        captions += texts
-    return Encoded(torch.cat(ids), captions)
-
-
 def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int) -> MaskGit:
     return MaskGit(
         num_tokens=cvivit.codebook_size,
@@ -264,8 +216,9 @@ def train_maskgit(args, accelerator: Accelerator, phenaki: Phenaki, captions: Ca
     folder.mkdir(exist_ok=True)
     phenaki.to(accelerator.device)
     accelerator.print("encoding clips for the second stage")
+    draw = {"seed": args.seed, "device": accelerator.device}
     encoded = [
-        None if dataset is None else encode_all(args, phenaki.cvivit, dataset, accelerator.device)
+        None if dataset is None else encode_all(phenaki.cvivit, dataset, args.encoded, **draw)
         for dataset in data_sets(args, "maskgit")
     ]
     videos = encoded[0]
@@ -343,12 +296,6 @@ def scale_of(args: argparse.Namespace) -> int:
 
 def fps(args: argparse.Namespace) -> float:
     return args.fps or 8.0
-
-
-def side_by_side(*rows: Tensor) -> Tensor:
-    """Clips (b, c, f, h, w) beside each other, one row over the next: (c, f, rows · h, b · w)."""
-    lines = [torch.cat(list(clips.cpu()), dim=-1) for clips in rows]
-    return torch.cat(lines, dim=-2)
 
 
 def plan_steps(

@@ -39,6 +39,13 @@ class Recipe(NamedTuple):
     checkpoint_every: int = 250
 
 
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 is a gain here: on CUDA from Ampere on, on processors with matrix or dot-product units."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
+
+
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then cosine to 2 % of the peak, or constant."""
     warm = min(1.0, (step + 1) / recipe.warmup)

@@ -122,6 +122,8 @@ class CViViT(Pretrained):
         self.pixels_first = nn.Linear(dim, frame_values)
         self.pixels_rest = nn.Linear(dim, tubelet_values)
         init_weights(self)
+        for pixels in (self.pixels_first, self.pixels_rest):
+            pixels.weight.data.mul_(0.1)  # start near grey, not at noise
 
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 

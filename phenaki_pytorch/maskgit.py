@@ -283,8 +283,11 @@ class MaskGit(Pretrained):
         )
 
     def _drop_captions(self, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """In training, put the null context in the place of a random share of the captions."""
-        if not self.training or self.cond_drop_prob == 0:
+        """In training, put the null context in the place of a random share of the captions.
+
+        At a share of 0, too, it enters the graph: DDP takes a parameter without a gradient for a fault.
+        """
+        if not self.training:
             return context, context_mask
         dropped = torch.rand(len(context), device=context.device) < self.cond_drop_prob
         return self._with_null(context, context_mask, dropped)

@@ -230,6 +230,8 @@ class Phenaki(Pretrained):
 
         Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames.
         """
+        if isinstance(scenes, str):
+            raise TypeError(f"scenes must be a list of prompts, got one str, {scenes!r}")
         if len(scenes) == 0:
             raise ValueError("a story needs at least 1 scene, got 0")
         stories = [list(scenes)] if isinstance(scenes[0], str) else [list(story) for story in scenes]
@@ -239,6 +241,8 @@ class Phenaki(Pretrained):
         counts = [num_frames] * lengths[0] if isinstance(num_frames, int) else list(num_frames)
         if len(counts) != lengths[0]:
             raise ValueError(f"expected one num_frames for each of {lengths[0]} scenes, got {len(counts)}")
+        if min(counts) < 1:
+            raise ValueError(f"num_frames must be at least 1, got {min(counts)}")
         self._check_overlap(overlap)
         videos: list[Tensor] = []
         recent = None

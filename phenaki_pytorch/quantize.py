@@ -63,7 +63,7 @@ class Quantizer(nn.Module):
     dim            width of the features
     codebook_size  number of codes
 
-    In eval mode the quantizers of vector-quantize-pytorch report a loss of 0.
+    In eval mode the quantizers of vector-quantize-pytorch, but for SimVQ, report a loss of 0.
     """
 
     def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
@@ -121,7 +121,7 @@ class Quantizer(nn.Module):
         return ids.reshape(b, n)
 
     def features(self, ids: Tensor) -> Tensor:
-        """ids (b, n) -> features (b, n, d), float32, exactly those that `forward` gives in eval mode."""
+        """ids (b, n) -> features (b, n, d), float32: what `forward` gives in eval mode ("simvq": within 1e-6)."""
         with torch.autocast(ids.device.type, enabled=False):
             if hasattr(self.quantizer, "get_output_from_indices"):
                 return self.quantizer.get_output_from_indices(ids)

@@ -57,7 +57,8 @@ def draw_mask(
 def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
     uniform = torch.rand(like.shape, device=like.device, generator=generator)
-    return -torch.log(-torch.log(uniform.clamp(min=1e-20)).clamp(min=1e-20))
+    exponential = (-uniform.clamp(min=1e-20).log()).clamp(min=1e-20)
+    return -exponential.log()
 
 
 def check_sampling(steps: int, temperature: float) -> None:
@@ -94,6 +95,7 @@ def parallel_decode(
     Returns ids (b, n).
     """
     check_sampling(steps, temperature)
+    mask_share(torch.zeros(()), schedule)  # refuses unknown schedules
     at_first = masked.sum(dim=1)
     passes = range(steps)
     for step in passes if progress is None else progress(passes):

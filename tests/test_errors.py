@@ -1,0 +1,319 @@
+"""Wrong arguments: the kind of error, and a message that says what was got and what was expected."""
+
+import pytest
+import torch
+from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki
+
+from phenaki_pytorch import Phenaki, T5TextEncoder
+
+
+def refused(call, message, kind=ValueError):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def video(b=2, c=3, f=11, h=16, w=16):
+    return torch.rand(b, c, f, h, w)
+
+
+def ids(b=2, t=6, h=2, w=2):
+    return torch.zeros(b, t, h, w, dtype=torch.int64)
+
+
+def text(b=2, m=3, d=12):
+    return torch.randn(b, m, d)
+
+
+def mask(*rows):
+    return torch.tensor(rows, dtype=torch.bool)
+
+
+# CViViT
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"dim": 0}, "dim must be at least 1, got 0"),
+        ({"heads": -1}, "heads must be at least 1, got -1"),
+        ({"temporal_patch_size": 0}, "temporal_patch_size must be at least 1, got 0"),
+        ({"spatial_depth": -1}, "at least 0, got spatial -1, temporal 1"),
+        ({"image_size": 20}, "multiples of the patch 8×8, got 20×20"),
+        ({"image_size": (16, 20), "patch_size": (4, 8)}, "multiples of the patch 4×8, got 16×20"),
+        ({"quantizer": "vqvae"}, "'vq', 'lfq', 'fsq', 'simvq'.*got 'vqvae'"),
+        ({"quantizer": "fsq"}, "make 8192 codes, codebook_size is 32"),
+    ],
+)
+def test_tokenizers_that_cannot_be(changes, message):
+    refused(lambda: tiny_cvivit(**changes), message)
+
+
+BAD_VIDEOS = [
+    (torch.rand(3, 16, 16), ValueError, r"\(b, c, f, h, w\).*got \(3, 16, 16\)"),
+    (torch.rand(1, 2, 3, 4, 5, 6), ValueError, r"got \(1, 2, 3, 4, 5, 6\)"),
+    (video(c=1), ValueError, "3 channels, got 1"),
+    (torch.rand(2, 1, 16, 16), ValueError, "3 channels, got 1"),
+    (video(h=20), ValueError, "multiples of the patch 8×8, got 20×16"),
+    (video(f=10), ValueError, "1 \\+ k · 2 frames, k ≥ 0, got 10"),
+    (video(b=0), ValueError, r"none empty, got \(0, 3, 11, 16, 16\)"),
+    (video(f=0), ValueError, r"none empty, got \(2, 3, 0, 16, 16\)"),
+    (video().mul(255).to(torch.uint8), TypeError, r"floating point in \[0, 1\], got torch.uint8"),
+]
+
+
+@pytest.mark.parametrize("clip, kind, message", BAD_VIDEOS)
+def test_videos_that_are_none(clip, kind, message):
+    model = tiny_cvivit()
+    for call in (model, model.losses, model.encode, model.features, model.reconstruct):
+        refused(lambda call=call: call(clip), message, kind)
+    refused(lambda: tiny_phenaki(dim_context=None)(clip), message, kind)
+
+
+@pytest.mark.parametrize(
+    "frames, message",
+    [
+        (torch.ones(2, 10, dtype=torch.bool), r"bool \(2, 11\), got torch.bool \(2, 10\)"),
+        (torch.ones(3, 11, dtype=torch.bool), r"bool \(2, 11\), got torch.bool \(3, 11\)"),
+        (torch.ones(2, 11), r"bool \(2, 11\), got torch.float32 \(2, 11\)"),
+        (torch.zeros(2, 11, dtype=torch.bool), r"first 1 \+ k · 2 frames.*got \[0, 0\]"),
+        (torch.arange(11) < torch.tensor([[11], [4]]), r"first 1 \+ k · 2 frames.*got \[11, 4\]"),
+        (torch.arange(11) >= torch.tensor([[0], [2]]), r"and False after, got \[11, 9\]"),
+    ],
+)
+def test_frame_masks_that_do_not_fit(frames, message):
+    refused(lambda: tiny_cvivit()(video(), frames), message)
+    refused(lambda: tiny_phenaki()(video(), text_embeds=text(), frame_mask=frames), message)
+
+
+@pytest.mark.parametrize(
+    "codes, message",
+    [
+        (ids()[0], r"int64 \(b, t, h, w\).*got torch.int64 \(6, 2, 2\)"),
+        (ids().int(), "int64 .* got torch.int32"),
+        (ids(b=0), r"none empty, got torch.int64 \(0, 6, 2, 2\)"),
+        (ids() + 32, r"\[0, 32\), got values from 32 to 32"),
+        (ids() - 1, r"\[0, 32\), got values from -1 to -1"),
+    ],
+)
+def test_ids_that_are_none(codes, message):
+    refused(lambda: tiny_cvivit().decode(codes), message)
+    refused(lambda: tiny_maskgit()(codes, text(len(codes))), message)
+    refused(lambda: tiny_phenaki()(video_ids=codes, text_embeds=text(len(codes))), message)
+
+
+def test_sizes_and_features_of_no_video():
+    model = tiny_cvivit()
+    refused(lambda: model.grid(0), "got 0")
+    refused(lambda: model.grid(4), "1 \\+ k · 2 frames, k ≥ 0, got 4")
+    refused(lambda: model.grid(3, 12, 16), "8×8, got 12×16")
+    refused(lambda: model.num_frames(0), "at least 1 time step, got 0")
+    refused(lambda: model.decode_features(torch.rand(1, 2, 2, 2, 7)), r"\(b, t, h, w, 8\).*got \(1, 2, 2, 2, 7\)")
+
+
+# MaskGit
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_tokens": 0}, "num_tokens must be at least 1, got 0"),
+        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"cond_drop_prob": 1.5}, r"cond_drop_prob must lie in \[0, 1\], got 1.5"),
+        ({"ff_dropout": -0.1}, r"ff_dropout must lie in \[0, 1\], got -0.1"),
+        ({"grid": (6, 0, 2)}, r"each at least 1, got \(6, 0, 2\)"),
+        ({"grid": [6, 2]}, r"\(t, h, w\), each at least 1, got \(6, 2\)"),
+        ({"schedule": "sine"}, r"\('cosine', 'linear'\), got 'sine'"),
+    ],
+)
+def test_models_that_cannot_be(changes, message):
+    refused(lambda: tiny_maskgit(**changes), message)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"ids": ids(t=7)}, r"window \(6, 2, 2\), got \(7, 2, 2\)"),
+        ({"ids": ids(h=3)}, r"window \(6, 2, 2\), got \(6, 3, 2\)"),
+        ({"context": None}, r"needs a context \(b, m, 12\), got none"),
+        ({"context": text(d=13)}, r"\(b, m, 12\), none empty, got \(2, 3, 13\)"),
+        ({"context": text()[0]}, r"\(b, m, 12\), none empty, got \(3, 12\)"),
+        ({"context": text(m=0)}, r"none empty, got \(2, 0, 12\)"),
+        ({"context": text(b=3)}, "batch of 3, expected 2"),
+        ({"context_mask": mask([1, 1, 1])}, r"bool \(2, 3\), got torch.bool \(1, 3\)"),
+        ({"context_mask": torch.ones(2, 3)}, r"bool \(2, 3\), got torch.float32"),
+        ({"context_mask": mask([1, 0, 0], [0, 0, 0])}, "context_mask must be True somewhere.*all False"),
+        ({"token_mask": torch.ones(2, 6, 2, dtype=torch.bool)}, r"bool \(2, 6, 2, 2\), got torch.bool \(2, 6, 2\)"),
+        ({"token_mask": ids()}, r"bool \(2, 6, 2, 2\), got torch.int64"),
+        ({"token_mask": ids().bool()}, "token_mask must be True somewhere.*all False"),
+    ],
+)
+def test_batches_that_do_not_fit(changes, message):
+    refused(lambda: tiny_maskgit()(**{"ids": ids(), "context": text(), **changes}), message)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"temperature": -1}, "temperature must be at least 0, got -1"),
+        ({"cond_scale": -0.5}, "cond_scale must be at least 0, got -0.5"),
+        ({"grid": (7, 2, 2)}, r"window \(6, 2, 2\), got \(7, 2, 2\)"),
+        ({"grid": (0, 2, 2)}, r"\(1, 1, 1\) and the window \(6, 2, 2\), got \(0, 2, 2\)"),
+        ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"context": None}, "needs a context"),
+        ({"context_mask": mask([0, 0, 0], [1, 0, 0])}, "all False"),
+        ({"prime_ids": ids(b=3, t=2)}, r"\(2, fewer than 6, 2, 2\), got \(3, 2, 2, 2\)"),
+        ({"prime_ids": ids(t=6)}, r"\(2, fewer than 6, 2, 2\), got \(2, 6, 2, 2\)"),
+        ({"prime_ids": ids(t=2, h=1)}, r"\(2, fewer than 6, 2, 2\), got \(2, 2, 1, 2\)"),
+        ({"prime_ids": ids(t=2) + 32}, r"\[0, 32\), got values from 32 to 32"),
+    ],
+)
+def test_generations_that_do_not_fit(changes, message):
+    model = tiny_maskgit()
+    model.transformer.forward = None  # nothing heavy comes before the refusal
+    refused(lambda: model.generate(**{"context": text(), **changes}), message)
+
+
+def test_contexts_of_unconditional_models():
+    model = tiny_maskgit(dim_context=None)
+    refused(lambda: model(ids(), text()), "unconditional.*expected no context, got one")
+    refused(lambda: model.generate(context=text()), "unconditional.*expected no context, got one")
+    refused(lambda: model(ids(), context_mask=mask([1], [1])), "unconditional")
+
+
+def test_masked_of_another_shape():
+    message = r"masked must be bool \(2, 6, 2, 2\), got torch.bool \(2, 6, 2, 1\)"
+    refused(lambda: tiny_maskgit().logits(ids(), ids(w=1).bool(), text()), message)
+
+
+# Phenaki: parts
+
+
+def test_parts_that_do_not_fit_each_other():
+    refused(lambda: tiny_phenaki(num_tokens=64), "tokenizer codes, 32, got 64")
+    refused(lambda: tiny_phenaki(grid=(6, 2, 4)), r"tokenizer's, \(6, 2, 2\), got \(6, 2, 4\)")
+    refused(lambda: tiny_phenaki(text_encoder=WordEncoder(13)), "encoder is 13 wide, maskgit's dim_context is 12")
+    refused(lambda: tiny_phenaki(text_encoder="t5-small"), "encoder is 512 wide, maskgit's dim_context is 12")
+    refused(
+        lambda: Phenaki(cvivit=tiny_cvivit(), maskgit=tiny_maskgit(), text_encoder=T5TextEncoder("t5-large")),
+        "1024 wide, maskgit's dim_context is 12",
+    )
+
+
+def test_text_widths_that_are_known_at_first_use_only():
+    model = tiny_phenaki(text_encoder=lambda texts: (text(len(texts), d=13), None))
+    message = r"\(b, m, 12\), none empty, got \(2, 3, 13\)"
+    refused(lambda: model(video(), texts=["a", "b"]), message)
+    refused(lambda: model.generate(["a", "b"], num_frames=3), message)
+
+
+# Phenaki: loss
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"video_ids": ids()}, "either videos or video_ids, got both"),
+        ({"videos": None}, "either videos or video_ids, got none"),
+        ({"texts": None}, "either texts or text_embeds, got none"),
+        ({"text_embeds": text()}, "either texts or text_embeds, got both"),
+        ({"text_mask": mask([1, 1], [1, 0])}, "text_mask goes with text_embeds"),
+        ({"texts": []}, "texts must not be empty"),
+        ({"texts": ["a"]}, "batch of 1, expected 2"),
+        ({"texts": ["a", "b", "c"]}, "batch of 3, expected 2"),
+        ({"videos": video(f=13)}, r"window \(6, 2, 2\), got \(7, 2, 2\)"),
+        ({"videos": video(w=24)}, r"window \(6, 2, 2\), got \(6, 2, 3\)"),
+    ],
+)
+def test_training_batches_that_do_not_fit(changes, message):
+    refused(lambda: tiny_phenaki()(**{"videos": video(), "texts": ["a", "b"], **changes}), message)
+
+
+def test_texts_of_unconditional_models():
+    model = tiny_phenaki(dim_context=None)
+    message = "unconditional: expected neither texts nor text_embeds"
+    refused(lambda: model(video(), texts=["a", "b"]), message)
+    refused(lambda: model(video(), text_embeds=text()), message)
+    refused(lambda: model.generate("a", num_frames=3), message)
+    refused(lambda: model.generate_images(text_embeds=text()), message)
+
+
+def test_encoders_that_lose_texts():
+    model = tiny_phenaki(text_encoder=lambda texts: (text(1), None))
+    refused(lambda: model(video(), texts=["a", "b"]), "1 embeddings for 2 texts")
+
+
+# Phenaki: generation
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"temperature": -2.0}, "temperature must be at least 0, got -2.0"),
+        ({"cond_scale": -1}, "cond_scale must be at least 0, got -1"),
+        ({"texts": None}, "either texts or text_embeds, got none"),
+        ({"batch_size": 3}, "batch_size is 3, the texts are 2"),
+        ({"prime_frames": video(b=3)}, "batch of 3, expected 2"),
+        ({"prime_frames": video(h=24)}, r"\(2, 2\) ids a frame, got \(24, 16\) pixels, \(3, 2\) ids"),
+        ({"prime_frames": video(h=20)}, "8×8, got 20×16"),
+        ({"prime_frames": video(c=1)}, "3 channels, got 1"),
+        ({"prime_frames": video(f=0)}, r"none empty, got torch.float32 \(2, 3, 0, 16, 16\)"),
+        ({"prime_frames": torch.rand(3, 16, 16)}, r"got torch.float32 \(3, 16, 16\)"),
+        ({"prime_frames": video().long()}, "floating point .* got torch.int64"),
+        ({"overlap": 4}, r"1 \+ k · 2 and less than the window of 11 frames, got 4"),
+        ({"overlap": 0}, "got 0"),
+        ({"overlap": -3}, "got -3"),
+        ({"overlap": 11}, "less than the window of 11 frames, got 11"),
+        ({"overlap": 4, "num_frames": 1, "prime_frames": video(f=11)}, "window of 11 frames, got 4"),
+    ],
+)
+def test_videos_that_cannot_be_generated(changes, message):
+    model = tiny_phenaki()
+    model.maskgit.transformer.forward = None  # nothing heavy comes before the refusal
+    refused(lambda: model.generate(**{"texts": ["a", "b"], "num_frames": 12, **changes}), message)
+
+
+@pytest.mark.parametrize(
+    "scenes, changes, message",
+    [
+        ([], {}, "at least 1 scene, got 0"),
+        ([[]], {}, r"at least 1, got \[0\]"),
+        ([["a", "b"], ["c"]], {}, r"equally many scenes, at least 1, got \[1, 2\]"),
+        (["a", "b"], {"num_frames": [3]}, "for each of 2 scenes, got 1"),
+        (["a", "b"], {"overlap": 6}, "window of 11 frames, got 6"),
+        (["a", "b"], {"num_frames": [3, 0]}, "num_frames must be at least 1, got 0"),
+        (["a"], {"steps": 0}, "steps must be at least 1, got 0"),
+    ],
+)
+def test_stories_that_cannot_be_told(scenes, changes, message):
+    model = tiny_phenaki()
+    model.maskgit.transformer.forward = None  # nothing heavy comes before the refusal
+    refused(lambda: model.generate_story(scenes, **{"num_frames": 6, "steps": 1, **changes}), message)
+
+
+# kinds
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: tiny_cvivit(dim="32"),
+        lambda: tiny_cvivit(quantizer=3),
+        lambda: tiny_cvivit()([[0.5]]),
+        lambda: tiny_cvivit().decode([[0]]),
+        lambda: tiny_maskgit(grid=6),
+        lambda: tiny_maskgit()(ids(), "a text"),
+        lambda: tiny_maskgit().generate(steps=2.5),
+        lambda: Phenaki(cvivit="a path", maskgit=tiny_maskgit()),
+        lambda: Phenaki(cvivit=tiny_cvivit(), maskgit=tiny_cvivit()),
+        lambda: tiny_phenaki(text_encoder=7),
+        lambda: tiny_phenaki()(video(), texts=3),
+        lambda: tiny_phenaki().generate("a", num_frames=3.0),
+        lambda: tiny_phenaki().generate("a", num_frames=3, generator=0),
+    ],
+)
+def test_wrong_kinds_are_type_errors(call):
+    refused(call, "violates type hint", TypeError)

@@ -1,0 +1,192 @@
+"""generate.py on a tiny model that has learned nothing: what it writes has the stated frames, size and rate."""
+
+import json
+import shutil
+import subprocess
+from fractions import Fraction
+
+import pytest
+import torch
+from einops import reduce
+from phenaki_pytorch import CViViT, MaskGit, Phenaki
+from PIL import Image
+
+import generate
+from media import write_mp4
+from video_folder import read_image, read_video
+from word_vectors import WordVectors
+
+
+def tiny(dim_context=64, text_encoder=None):
+    """A window of 9 frames of 16 × 16 pixels."""
+    torch.manual_seed(0)
+    small = {"heads": 2, "dim_head": 16}
+    cvivit = CViViT(
+        dim=32,
+        image_size=16,
+        patch_size=4,
+        temporal_patch_size=2,
+        spatial_depth=1,
+        temporal_depth=1,
+        codebook_size=64,
+        **small,
+    )
+    maskgit = MaskGit(num_tokens=64, grid=cvivit.grid(9), dim=32, depth=1, dim_context=dim_context, **small)
+    return Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=text_encoder or WordVectors())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model's folder, and beside it what train.py leaves there."""
+    out = tmp_path_factory.mktemp("run")
+    tiny().save_pretrained(out / "model")
+    arguments = {"text_encoder": "words", "sampling_steps": 2, "cond_scale": 3.0, "temperature": 1.0}
+    plan = {"steps": [1, 1], "arguments": {**arguments, "fps": None, "stride": 1}}
+    (out / "plan.json").write_text(json.dumps(plan))
+    return out / "model"
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    def run(*words, model=model):
+        generate.main([*map(str, words), "--model", str(model), "--out", str(tmp_path / "out")])
+        return tmp_path / "out.mp4"
+
+    return run
+
+
+def check(path, frames, size, fps):
+    """Both PyAV and, where there is one, ffprobe agree."""
+    video, rate = read_video(path)
+    assert video.shape == (3, frames, size, size) and rate == pytest.approx(fps)
+    if shutil.which("ffprobe"):
+        command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", str(path)]
+        [stream] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
+        assert (stream["width"], stream["height"], int(stream["nb_read_frames"])) == (size, size, frames)
+        assert Fraction(stream["avg_frame_rate"]) == Fraction(fps).limit_denominator(1001)
+    return video
+
+
+def test_a_prompt_makes_a_clip_of_one_window(run, tmp_path, capsys):
+    path = run("a red circle moves left", "--scale", 1)
+    check(path, 9, 16, 8)
+    gif, rate = read_video(path.with_suffix(".gif"))
+    assert gif.shape == (3, 9, 16, 16) and rate == pytest.approx(8, rel=0.01)  # a gif counts in 1/100 s
+    with Image.open(path.with_suffix(".png")) as sheet:
+        assert sheet.width >= 9 * 16
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.gif", "out.mp4", "out.png"]
+    said = capsys.readouterr().out
+    assert "9 frames, 16 × 16, 8 a second" in said and said.count("wrote") == 2
+
+
+def test_pictures_are_enlarged_to_about_128_pixels(run):
+    check(run("a red circle"), 9, 128, 8)
+
+
+def test_scenes_make_a_story(run):
+    check(run("a red circle moves left", "a red circle turns up", "and down"), 9 + 4 + 4, 128, 8)
+    check(run("left", "up", "--overlap", 3), 9 + 6, 128, 8)
+    check(run("left", "up", "--frames", 3, "--fps", 12.5), 6, 128, 12.5)
+    check(run("left", "up", "--frames", 20, 1), 21, 128, 8)
+
+
+def test_the_story_is_that_of_the_library(run, model):
+    video = check(run("left", "up", "--seed", 3), 13, 128, 8)
+    video = reduce(video, "c f (h sh) (w sw) -> c f h w", "mean", sh=8, sw=8)
+    phenaki = Phenaki.from_pretrained(model, text_encoder=WordVectors())
+    generator = torch.Generator().manual_seed(3)
+    sampling = {"steps": 2, "cond_scale": 3.0, "temperature": 1.0, "generator": generator}
+    expected, other = (
+        phenaki.generate_story(["left", "up"], num_frames=[9, 4], overlap=5, **sampling)[0][0] for _ in range(2)
+    )
+    # What the compression takes is little beside how two draws differ.
+    assert (video - expected).abs().mean() < (video - other).abs().mean() / 5
+
+
+def test_a_picture_is_the_first_frame(run, tmp_path):
+    picture = tmp_path / "given" / "picture.png"
+    picture.parent.mkdir()
+    Image.radial_gradient("L").convert("RGB").resize((40, 24)).save(picture)
+    video = check(run("it moves", "--image", picture, "--scale", 1), 9, 16, 8)
+    assert (video[:, 0] - read_image(picture, 16)).abs().mean() < 0.03
+
+
+def ramp(frames, size):
+    return torch.linspace(0, 1, frames)[None, :, None, None].expand(3, frames, size, size)
+
+
+def test_a_video_is_gone_on_from_at_its_own_rate(run, tmp_path):
+    given = ramp(12, 32)
+    write_mp4(tmp_path / "given.mp4", given, 24)
+    video = check(run("it goes on", "--video", tmp_path / "given.mp4", "--scale", 1), 5 + 4, 16, 24)
+    assert (video[:, :5].mean(dim=(0, 2, 3)) - given[:, 7:].mean(dim=(0, 2, 3))).abs().max() < 0.02
+    check(run("on", "and on", "--video", tmp_path / "given.mp4", "--fps", 10), 5 + 4 + 4, 128, 10)
+
+
+def test_of_a_short_video_what_fits_is_taken(run, tmp_path):
+    write_mp4(tmp_path / "given.mp4", ramp(4, 32), 24)
+    check(run("it goes on", "--video", tmp_path / "given.mp4"), 3 + 6, 128, 24)
+
+
+def test_a_video_is_read_at_the_rate_of_the_training(model, run, tmp_path):
+    shutil.copytree(model, tmp_path / "run" / "model")
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({"arguments": {"fps": 6.0, "sampling_steps": 2}}))
+    given = ramp(40, 32)
+    write_mp4(tmp_path / "given.mp4", given, 24)
+    video = check(
+        run("on", "--video", tmp_path / "given.mp4", "--scale", 1, model=tmp_path / "run" / "model"), 9, 16, 6
+    )
+    steps = video[0, :5].mean(dim=(1, 2)).diff()
+    assert (steps - 4 / 39).abs().max() < 0.02
+
+
+def test_several_samples_are_several_files(run, tmp_path):
+    run("a red circle", "--count", 3, "--scale", 2)
+    videos = [check(tmp_path / f"out-{number}.mp4", 9, 32, 8) for number in (1, 2, 3)]
+    assert not torch.equal(videos[0], videos[1])
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+def test_no_plan_is_needed(model, run, tmp_path):
+    shutil.copytree(model, tmp_path / "alone")
+    check(run("a red circle", "--steps", 2, model=tmp_path / "alone"), 9, 128, 8)
+
+
+def test_an_unconditional_model_takes_no_prompts(run, tmp_path):
+    tiny(dim_context=None).save_pretrained(tmp_path / "free")
+    check(run("--steps", 2, "--frames", 12, model=tmp_path / "free"), 12, 128, 8)
+    with pytest.raises(SystemExit, match="no prompts, as the model is unconditional, got 1"):
+        run("a red circle", model=tmp_path / "free")
+
+
+def test_odd_sizes_are_enlarged_to_even_ones(run, tmp_path):
+    size = {"image_size": 25, "patch_size": 5, "temporal_patch_size": 2, "spatial_depth": 1, "temporal_depth": 0}
+    cvivit = CViViT(dim=32, codebook_size=64, **size)
+    maskgit = MaskGit(num_tokens=64, grid=cvivit.grid(5), dim=32, depth=1, dim_context=64)
+    Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=WordVectors()).save_pretrained(tmp_path / "odd")
+    check(run("a", "--steps", 2, model=tmp_path / "odd"), 5, 150, 8)
+    with pytest.raises(SystemExit, match="even --scale"):
+        run("a", "--scale", 3, model=tmp_path / "odd")
+
+
+def test_errors_are_one_line(run, model, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    tiny(dim_context=8, text_encoder=WordVectors(8)).save_pretrained(tmp_path / "other")
+    for words, message in {
+        (): "expected a prompt",
+        ("a", "b", "--frames", 1, 2, 3): "one for each of 2 scenes",
+        ("a", "--frames", 0): "num_frames must be at least 1",
+        ("a", "b", "--overlap", 4): "--overlap must be",
+        ("a", "--scale", 1, "--image", tmp_path / "none.png"): "none.png",
+        ("a", "--video", tmp_path / "text.mp4"): "text.mp4",
+    }.items():
+        with pytest.raises(SystemExit) as caught:
+            run(*words)
+        assert message in str(caught.value) and "\n" not in str(caught.value), words
+    with pytest.raises(SystemExit, match="no model in"):
+        run("a", model=tmp_path)
+    with pytest.raises(SystemExit, match="8 wide"):
+        run("a", model=tmp_path / "other")
+    with pytest.raises(SystemExit, match="2"):
+        run("a", "--count", 0)
+    assert not list(tmp_path.glob("out*"))

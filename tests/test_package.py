@@ -1,0 +1,108 @@
+"""What is installed: the wheel holds the library and nothing else, and imports without the extras or a network."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(path.name for path in (ROOT / "phenaki_pytorch").glob("*.py"))
+EXTRAS = ("accelerate", "av", "matplotlib", "PIL", "pytest", "torchmetrics")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of a copy of the tree, so that no build/ is left in the tree itself."""
+    pytest.importorskip("setuptools")
+    copy = tmp_path_factory.mktemp("tree")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
+    shutil.copytree(ROOT, copy, ignore=ignored, dirs_exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        ".",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        "made",
+    ]
+    if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode:
+        command = [sys.executable, "setup.py", "bdist_wheel", "--dist-dir", "made"]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = (copy / "made").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def run_installed(unpacked, code):
+    """Run code in a new interpreter, outside the tree, that finds the wheel's content before anything else."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=unpacked.parent, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_the_wheel_holds_every_module_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
+        stated = archive.read(metadata).decode()
+    ours = [name for name in names if not name.startswith(metadata.split("/")[0])]
+    assert sorted(ours) == sorted(f"phenaki_pytorch/{name}" for name in [*MODULES, "py.typed"])
+    assert any(name.endswith("LICENSE") for name in names)
+    assert "Name: phenaki-pytorch" in stated and "\n# phenaki-pytorch" in stated
+    assert {f"Provides-Extra: {extra}" in stated for extra in ("examples", "test")} == {True}
+
+
+def test_every_module_imports_without_the_extras(unpacked):
+    modules = ["phenaki_pytorch"] + [f"phenaki_pytorch.{name[:-3]}" for name in MODULES if name != "__init__.py"]
+    code = f"""
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+for name in {modules}:
+    print(importlib.import_module(name).__file__)
+"""
+    files = run_installed(unpacked, code)
+    assert len(files) == len(modules) and all(Path(file).is_relative_to(unpacked) for file in files)
+
+
+def test_importing_asks_no_network_and_leaves_transformers_alone(unpacked):
+    code = """
+import sys
+
+asked = []
+sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
+import phenaki_pytorch
+assert "transformers" not in sys.modules
+assert not {"socket.connect", "socket.getaddrinfo", "socket.sendto"} & set(asked), asked
+phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
+assert "transformers" not in sys.modules and "socket.connect" not in asked
+print(*phenaki_pytorch.__all__)
+"""
+    assert run_installed(unpacked, code) == ["CViViT", "MaskGit", "Phenaki", "T5TextEncoder"]
+
+
+def test_nothing_is_left_in_the_tree(wheel):
+    assert not (ROOT / "build").exists() and not (ROOT / "dist").exists()

@@ -1,0 +1,89 @@
+"""Positions: rotary angles see differences of places only, learned tables are one row an axis."""
+
+import pytest
+import torch
+
+from phenaki_pytorch.position import LearnedPositions, rotary, rotate
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("grid", [(7,), (3, 4), (3, 2, 4)])
+def test_shapes_and_unit_angles(grid):
+    n = torch.Size(grid).numel()
+    cos, sin = rotary(grid, 16, CPU)
+    assert cos.shape == sin.shape == (n, 8)
+    assert cos.dtype == sin.dtype == torch.float32
+    torch.testing.assert_close(cos**2 + sin**2, torch.ones(n, 8))
+
+
+def test_products_depend_on_differences_of_places_only():
+    q, k = torch.randn(2, 16)
+    q, k = (rotate(x.expand(4 * 5, 16), rotary((4, 5), 16, CPU)).unflatten(0, (4, 5)) for x in (q, k))
+    products = torch.einsum("y x d, v u d -> y x v u", q, k)
+    for dy, dx in [(0, 0), (1, 0), (0, 2), (2, 3)]:
+        same = torch.stack([products[y, x, y + dy, x + dx] for y in range(4 - dy) for x in range(5 - dx)])
+        torch.testing.assert_close(same, same[:1].expand_as(same))
+    assert (products[0, 0, 1, 0] - products[0, 0, 0, 0]).abs() > 1e-3
+    assert (products[0, 0, 0, 1] - products[0, 0, 1, 0]).abs() > 1e-3
+    assert (products[0, 0, 1, 1] - products[1, 1, 0, 0]).abs() > 1e-3  # forwards is not backwards
+
+
+def test_turning_keeps_lengths_and_dtype():
+    x = torch.randn(2, 3, 12, 16)
+    turned = rotate(x, rotary((3, 4), 16, CPU))
+    torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
+    assert not torch.allclose(turned[..., 1:, :], x[..., 1:, :])
+    assert torch.equal(turned[..., 0, :], x[..., 0, :])
+    assert rotate(x.bfloat16(), rotary((3, 4), 16, CPU)).dtype == torch.bfloat16
+
+
+def test_places_are_in_raster_order():
+    t, h, w = 2, 3, 4
+    cos, _ = rotary((t, h, w), 18, CPU)  # 3 pairs an axis
+    for place in ((1, 0, 0), (0, 2, 0), (0, 0, 3), (1, 2, 3)):
+        n = (place[0] * h + place[1]) * w + place[2]
+        axes = [rotary((length,), 6, CPU)[0][i] for length, i in zip((t, h, w), place)]
+        torch.testing.assert_close(cos[n], torch.cat(axes))
+
+
+def test_pairs_left_over_do_not_turn():
+    cos, sin = rotary((2, 2, 2), 16, CPU)  # 8 pairs for 3 axes: 2 each
+    assert torch.equal(cos[:, 6:], torch.ones(8, 2))
+    assert torch.equal(sin[:, 6:], torch.zeros(8, 2))
+
+
+@pytest.mark.parametrize("dim_head, message", [(4, "at least 6, got 4"), (7, "even .* got 7")])
+def test_heads_too_narrow_for_the_axes_are_refused(dim_head, message):
+    with pytest.raises(ValueError, match=message):
+        rotary((2, 2, 2), dim_head, CPU)
+
+
+def test_learned_positions_are_sums_of_one_row_an_axis():
+    positions = LearnedPositions(6, (2, 3, 4))
+    assert [tuple(table.shape) for table in positions.parameters()] == [(2, 6), (3, 6), (4, 6)]
+    table = positions((2, 3, 4)).unflatten(0, (2, 3, 4))
+    t, h, w = positions.tables
+    for place in ((0, 0, 0), (1, 0, 0), (0, 2, 1), (1, 2, 3)):
+        torch.testing.assert_close(table[place], t[place[0]] + h[place[1]] + w[place[2]])
+    assert len({tuple(row.tolist()) for row in table.flatten(0, 2)}) == 24
+
+
+def test_smaller_grids_take_the_same_rows():
+    positions = LearnedPositions(6, (3, 4, 4))
+    whole = positions((3, 4, 4)).unflatten(0, (3, 4, 4))
+    part = positions((1, 2, 3)).unflatten(0, (1, 2, 3))
+    assert torch.equal(part, whole[:1, :2, :3])
+
+
+def test_learned_positions_get_gradients():
+    positions = LearnedPositions(6, (3, 2, 2))
+    positions((2, 2, 2)).sum().backward()
+    assert positions.tables[0].grad[:2].abs().min() > 0
+    assert torch.equal(positions.tables[0].grad[2], torch.zeros(6))
+
+
+@pytest.mark.parametrize("grid", [(4, 2, 2), (3, 2, 3), (3, 2)])
+def test_grids_that_do_not_fit_are_refused(grid):
+    with pytest.raises(ValueError, match=r"\(3, 2, 2\), got \(" + ", ".join(map(str, grid))):
+        LearnedPositions(6, (3, 2, 2))(grid)

@@ -1,0 +1,184 @@
+"""Saved and loaded, the next training step is the same, bit for bit."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUANTIZERS, WordEncoder, same_state, state, tiny_cvivit, tiny_maskgit, tiny_phenaki, train
+from vector_quantize_pytorch import VectorQuantize
+
+from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
+
+METHODS = ("encode", "decode", "grid", "num_frames")
+
+
+def next_step(module, loss):
+    """The loss, and the weights after it, of one training step."""
+    torch.manual_seed(5)
+    module.train()
+    losses = train(module, loss, 1)
+    return losses, state(module)
+
+
+def assert_same_next_step(one, other, *batch, **options):
+    (losses, weights), (losses_2, weights_2) = (
+        next_step(m, lambda m=m: m(*batch, **options)) for m in (one, other)
+    )
+    assert losses == losses_2
+    assert same_state(weights, weights_2)
+
+
+def own_quantizer():
+    return VectorQuantize(dim=8, codebook_size=32, use_cosine_sim=True)
+
+
+class OwnTokenizer(torch.nn.Module):
+    """Another tokenizer: the tiny one inside."""
+
+    codebook_size = 32
+
+    def __init__(self):
+        super().__init__()
+        self.inside = tiny_cvivit()
+
+    def __getattr__(self, name):
+        return getattr(self.inside, name) if name in METHODS else super().__getattr__(name)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_a_tokenizer_goes_on_as_if_nothing_had_been(quantizer, tmp_path):
+    model, clip = (
+        tiny_cvivit(quantizer=quantizer, quantizer_kwargs=QUANTIZERS[quantizer]),
+        torch.rand(2, 3, 5, 16, 16),
+    )
+    train(model, lambda: model(clip), 3)
+    model.save_pretrained(tmp_path)
+    loaded = CViViT.from_pretrained(tmp_path)
+    assert same_state(model.state_dict(), loaded.state_dict())
+    assert torch.equal(model.encode(clip), loaded.encode(clip))
+    assert_same_next_step(model, loaded, clip)
+    assert not same_state(loaded.state_dict(), CViViT.from_pretrained(tmp_path).state_dict())  # it did train
+
+
+@pytest.mark.parametrize("dim_context", [None, 12])
+def test_a_maskgit_goes_on_as_if_nothing_had_been(dim_context, tmp_path):
+    model = tiny_maskgit(dim_context=dim_context, ff_dropout=0.1, schedule="linear", label_smoothing=0.1)
+    batch = (torch.randint(0, 32, (2, 6, 2, 2)), *((torch.randn(2, 3, 12),) if dim_context else ()))
+    train(model, lambda: model(*batch), 3)
+    model.save_pretrained(str(tmp_path / "new" / "directory"))
+    loaded = MaskGit.from_pretrained(tmp_path / "new" / "directory")
+    assert loaded.config == model.config
+    assert_same_next_step(model, loaded, *batch)
+
+
+def test_the_whole_goes_on_as_if_nothing_had_been(tmp_path):
+    model, videos = tiny_phenaki(), torch.rand(2, 3, 11, 16, 16)
+    train(model, lambda: model(videos, texts=["a", "b"]), 2)
+    model.save_pretrained(tmp_path)
+    encoder = WordEncoder()
+    loaded = Phenaki.from_pretrained(tmp_path, text_encoder=encoder)
+    assert loaded.text_encoder is encoder
+    assert not any(parameter.requires_grad for parameter in loaded.cvivit.parameters())
+    assert_same_next_step(model, loaded, videos, texts=["a", "b"])
+
+
+def test_the_directory_holds_json_and_safetensors_only(tmp_path):
+    tiny_phenaki().save_pretrained(tmp_path)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    parts = ("cvivit", "maskgit")
+    assert files == sorted(
+        ["config.json", *(f"{part}/{name}" for part in parts for name in ("config.json", "model.safetensors"))]
+    )
+
+
+def test_config_json_holds_the_constructors_arguments(tmp_path):
+    maskgit = tiny_maskgit(cond_drop_prob=0.25, schedule="linear")
+    maskgit.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["grid"] == [6, 2, 2] and config["cond_drop_prob"] == 0.25 and config["schedule"] == "linear"
+    assert MaskGit(**config).config == maskgit.config
+    cvivit = tiny_cvivit(image_size=(16, 24), quantizer="fsq", quantizer_kwargs={"levels": (8, 4)})
+    cvivit.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["image_size"] == [16, 24] and config["quantizer_kwargs"] == {"levels": [8, 4]}
+    assert CViViT(**config).image_size == (16, 24)
+
+
+@pytest.mark.parametrize("build", [tiny_cvivit, tiny_maskgit])
+def test_every_argument_of_the_constructor_is_kept(build):
+    module = build()
+    arguments = inspect.signature(type(module).__init__).parameters
+    assert list(module.config) == [name for name in arguments if name != "self"]
+
+
+def test_the_name_of_the_text_encoder_is_kept_and_nothing_loaded(tmp_path):
+    maskgit = tiny_maskgit(dim_context=512)
+    Phenaki(cvivit=tiny_cvivit(), maskgit=maskgit, text_encoder="t5-small").save_pretrained(tmp_path)
+    loaded = Phenaki.from_pretrained(tmp_path)
+    assert isinstance(loaded.text_encoder, T5TextEncoder) and loaded.text_encoder.name == "t5-small"
+
+
+def test_without_texts_there_is_no_encoder_to_keep(tmp_path):
+    tiny_phenaki(dim_context=None).save_pretrained(tmp_path)
+    assert Phenaki.from_pretrained(tmp_path).text_encoder is None
+
+
+def test_ones_own_text_encoder_has_to_be_given_again(tmp_path):
+    tiny_phenaki().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"needs \['text_encoder'\].*got nothing"):
+        Phenaki.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"needs \['text_encoder'\].*got \['cvivit', 'text_encoder'\]"):
+        Phenaki.from_pretrained(tmp_path, text_encoder=WordEncoder(), cvivit=tiny_cvivit())
+
+
+def test_ones_own_tokenizer_has_to_be_given_again(tmp_path):
+    tokenizer = OwnTokenizer()
+    tiny_phenaki(cvivit=tokenizer).save_pretrained(tmp_path)
+    assert not (tmp_path / "cvivit").exists()
+    with pytest.raises(ValueError, match=r"\['cvivit', 'text_encoder'\]"):
+        Phenaki.from_pretrained(tmp_path, text_encoder=WordEncoder())
+    given = {"text_encoder": WordEncoder(), "cvivit": tokenizer}
+    loaded = Phenaki.from_pretrained(tmp_path, **given)
+    assert loaded.cvivit is tokenizer
+    with pytest.raises(ValueError, match="quantizer"):
+        Phenaki.from_pretrained(tmp_path, **given, quantizer=own_quantizer())
+
+
+def test_ones_own_quantizer_has_to_be_given_again(tmp_path):
+    model, clip = tiny_cvivit(quantizer=own_quantizer()), torch.rand(2, 3, 5, 16, 16)
+    train(model, lambda: model(clip), 2)
+    model.save_pretrained(tmp_path / "cvivit")
+    with pytest.raises(ValueError, match=r"\['quantizer'\]"):
+        CViViT.from_pretrained(tmp_path / "cvivit")
+    loaded = CViViT.from_pretrained(tmp_path / "cvivit", quantizer=own_quantizer())
+    assert torch.equal(loaded.encode(clip), model.encode(clip))
+    assert_same_next_step(model, loaded, clip)
+    tiny_phenaki(cvivit=model).save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match=r"\['quantizer'\]"):
+        Phenaki.from_pretrained(tmp_path / "whole", text_encoder=WordEncoder())
+    whole = Phenaki.from_pretrained(tmp_path / "whole", text_encoder=WordEncoder(), quantizer=own_quantizer())
+    assert torch.equal(whole.cvivit.encode(clip), model.encode(clip))
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", [CViViT, MaskGit])
+def test_what_is_missing_is_named(kind, missing, tmp_path):
+    (tiny_cvivit() if kind is CViViT else tiny_maskgit()).save_pretrained(tmp_path)
+    Path(tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=missing):
+        kind.from_pretrained(tmp_path)
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Phenaki.from_pretrained(tmp_path / "nowhere")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    tiny_maskgit().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 3}))
+    with pytest.raises(RuntimeError, match=r"blocks\.2"):
+        MaskGit.from_pretrained(tmp_path)
