@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from moving_shapes import TURN_LATEST, prompts, stories
 from moving_shapes_judge import Agreement, agree, judge, seam_ratio, speed
 
-STORY_FRAMES = (9, 4, 4)  # one window a scene, of which later scenes are given OVERLAP frames
-OVERLAP = 5
+OVERLAP = 5  # frames that a scene is given of the one before
+SHORTEST_JUDGED = TURN_LATEST + 2  # frames: one step after the latest turn
+SHORTEST_STORY = OVERLAP + 2  # frames: one step among the new frames of a scene
 BATCH = 25
 
 
@@ -113,20 +114,26 @@ def text_to_video(phenaki: Phenaki, count: int, *, num_frames: int, seed: int, *
     return measured
 
 
-def story(phenaki: Phenaki, count: int, *, seed: int, verb: str = "turns", **sampling) -> dict[str, float]:
-    """Measure 7: three prompts, five shared frames; each scene is judged on its new frames alone."""
+def story(
+    phenaki: Phenaki, count: int, *, num_frames: int, seed: int, verb: str = "turns", **sampling
+) -> dict[str, float]:
+    """Measure 7: three prompts, five shared frames; each scene is judged on its new frames alone.
+
+    Each scene is one window of `num_frames`.
+    """
+    frames_of = (num_frames, num_frames - OVERLAP, num_frames - OVERLAP)
     told = stories(count, seed=seed, verb=verb)
     generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(seed)
     videos = []
     for part in parts(told):
         whole, _ = phenaki.generate_story(
-            part, num_frames=STORY_FRAMES, overlap=OVERLAP, generator=generator, **sampling
+            part, num_frames=frames_of, overlap=OVERLAP, generator=generator, **sampling
         )
         videos.append(whole.float().cpu())
     videos = torch.cat(videos)
-    seams = [sum(STORY_FRAMES[:scene]) for scene in range(1, len(STORY_FRAMES))]
+    seams = [sum(frames_of[:scene]) for scene in range(1, len(frames_of))]
     verdicts = []  # per scene, per story
-    for scene, (first, frames) in enumerate(zip((0, *seams), STORY_FRAMES)):
+    for scene, (first, frames) in enumerate(zip((0, *seams), frames_of)):
         read = judge(videos[:, :, : first + frames], start=first, motion_start=first)
         verdicts.append([agree(verdict, texts[scene]) for verdict, texts in zip(read, told)])
     by_story = list(zip(*verdicts))

@@ -23,99 +23,54 @@ from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from arguments import parse_arguments
 from encoded import Captions, Encoded, encode_all
-from measures import judged_reconstruction, reconstruction, story, table, text_to_video
+from measures import (
+    OVERLAP,
+    SHORTEST_JUDGED,
+    SHORTEST_STORY,
+    judged_reconstruction,
+    reconstruction,
+    story,
+    table,
+    text_to_video,
+)
 from media import side_by_side, write_gif, write_sheet
 from mixture import Batches, Source, stack_clips
 from moving_shapes import MovingShapes, prompts, stories
 from training_loop import Recipe, fast_bfloat16, fit, seconds_per_step
-from video_folder import ImageFolder, VideoFolder
+from video_folder import IMAGE_SUFFIXES, ImageFolder, VideoFolder
 from word_vectors import WordVectors
 
 MAX_SCENES = 3
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", default="moving_shapes", help="moving_shapes, or a folder of videos and images with captions")
-    add("--out", type=Path, default=Path("runs/phenaki"))
-    add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    add("--seed", type=int, default=0)
-    add("--minutes", type=float, default=20.0, help="for the stages together; fixes the steps when it starts")
-    add("--steps", type=int, nargs="+", help="steps of the tokenizer and of MaskGit, in place of --minutes")
-    add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
-
-    data = parser.add_argument_group("data").add_argument
-    data("--size", type=int, default=32, help="height and width, pixels")
-    data("--frames", type=int, default=9, help="frames of a clip, 1 + k · --temporal-patch-size")
-    data("--fps", type=float, help="take a folder's frames at this rate")
-    data("--stride", type=int, default=1, help="take every n-th frame of a folder's videos, without --fps")
-    data("--flip", action="store_true", help="mirror a folder's clips at random: makes 'left' wrong")
-    data("--video-weight", type=float, default=0.7, help="share of the batches that are videos")
-    data("--image-weight", type=float, default=0.3, help="share of the batches that are images")
-    data("--workers", type=int, default=0, help="processes that load data")
-    data("--encoded", type=int, default=6000, help="clips, and as many images, to encode for the second stage")
-
-    model = parser.add_argument_group("model").add_argument
-    model("--patch-size", type=int, default=4)
-    model("--temporal-patch-size", type=int, default=2)
-    model("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
-    model("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
-    model("--codebook-size", type=int, default=512, help="of the other quantizers")
-    model("--dim", type=int, nargs=2, default=(128, 160), help="of the tokenizer and of MaskGit")
-    model("--depth", type=int, nargs=3, default=(2, 1, 5), help="spatial, temporal, MaskGit")
-
-    recipe = parser.add_argument_group("recipe").add_argument
-    recipe("--batch-size", type=int, default=8, help="clips; image batches have four times as many")
-    recipe("--lr", type=float, nargs=2, default=(1e-3, 1e-3), help="of the tokenizer and of MaskGit")
-    recipe("--warmup", type=int, default=50)
-    recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
-    recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
-    recipe("--ema", type=float, default=0.99)
-    recipe("--checkpoint-every", type=int, default=250)
-    recipe("--share", type=float, default=0.4, help="the tokenizer's share of --minutes")
-    recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
-
-    sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=18)
-    sampling("--cond-scale", type=float, default=3.0)
-    sampling("--temperature", type=float, default=4.0)
-    sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
-    sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
-    return parser.parse_args()
 
 
 # What the stages look at
 
 
 def data_sets(args: argparse.Namespace, stage: str) -> tuple[Dataset | None, Dataset | None]:
-    """The videos and the images of a stage; None where the folder has none or the weight is 0."""
+    """The videos and the images of a stage; None for what has no weight."""
+    videos = images = None
     if args.data == "moving_shapes":
-        names = ("tokenizer",) * 2 if stage == "tokenizer" else ("captioned_video", "captioned_images")
         world = {"size": args.size, "seed": args.seed}
-        return MovingShapes(names[0], num_frames=args.frames, **world), MovingShapes(
-            names[1], num_frames=1, **world
-        )
+        names = ("tokenizer", "tokenizer") if stage == "tokenizer" else ("captioned_video", "captioned_images")
+        videos = MovingShapes(names[0], num_frames=args.frames, **world)
+        images = MovingShapes(names[1], num_frames=1, **world)
+        return (videos if args.video_weight else None), (images if args.image_weight else None)
     look = {"size": args.size, "flip": args.flip, "seed": args.seed}
-    rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
-    videos = VideoFolder(args.data, num_frames=args.frames, **rate, **look)
-    try:
+    if args.video_weight:
+        rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
+        videos = VideoFolder(args.data, num_frames=args.frames, **rate, **look)
+    if args.image_weight and any(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(args.data).rglob("*")):
         images = ImageFolder(args.data, **look)
-    except ValueError:  # a folder of videos alone
-        images = None
     return videos, images
 
 
 def mixture(args, sets: tuple, collate, accelerator: Accelerator, steps: int) -> Batches:
     """Videos and images by their weights."""
-    videos, images = sets
-    sources = [Source(videos, args.video_weight, args.batch_size)]
-    if images is not None:
-        sources.append(Source(images, args.image_weight, 4 * args.batch_size))
+    weights, sizes = (args.video_weight, args.image_weight), (args.batch_size, 4 * args.batch_size)
     return Batches(
-        sources,
+        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None],
         collate,
         seed=args.seed,
         steps=steps,
@@ -124,13 +79,12 @@ def mixture(args, sets: tuple, collate, accelerator: Accelerator, steps: int) ->
     )
 
 
-def held_out(args: argparse.Namespace, count: int) -> tuple[Tensor, list[str]]:
-    """Clips to look at: of moving shapes others than those trained on, of a folder its first."""
+def held_out(args: argparse.Namespace, sets: tuple, count: int) -> Tensor:
+    """Clips to look at, (b, 3, f, h, w): of moving shapes others than those trained on, of a folder its first."""
+    dataset = sets[0] if sets[0] is not None else sets[1]
     if args.data == "moving_shapes":
-        dataset = MovingShapes("tokenizer", size=args.size, num_frames=args.frames, seed=args.seed + 1)
-    else:
-        dataset, _ = data_sets(args, "tokenizer")
-    return stack_clips([dataset[i] for i in range(min(count, len(dataset)))])
+        dataset = MovingShapes("tokenizer", size=args.size, num_frames=dataset.num_frames, seed=args.seed + 1)
+    return stack_clips([dataset[i] for i in range(min(count, len(dataset)))])[0]
 
 
 # Stage 1
@@ -169,7 +123,7 @@ def train_tokenizer(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple,
     folder = args.out / "tokenizer"
     folder.mkdir(exist_ok=True)
     batches = mixture(args, sets, collate_videos, accelerator, steps)
-    videos, _ = held_out(args, 32)
+    videos = held_out(args, sets, 32)
     evaluate = partial(watch_tokenizer, videos=videos)
     recipe = recipe_of(args, steps, args.lr[0])
     cvivit = fit(
@@ -211,20 +165,23 @@ def watch_maskgit(maskgit: MaskGit, batch: dict[str, Tensor]) -> dict[str, float
     return {"held_out_loss": loss, "accuracy": (logits.argmax(-1) == ids[masked]).float().mean().item()}
 
 
-def train_maskgit(args, accelerator: Accelerator, phenaki: Phenaki, captions: Captions, steps: int) -> Phenaki:
+def train_maskgit(
+    args, accelerator: Accelerator, phenaki: Phenaki, sets: tuple, captions: Captions, steps: int
+) -> Phenaki:
     folder = args.out / "maskgit"
     folder.mkdir(exist_ok=True)
     phenaki.to(accelerator.device)
     accelerator.print("encoding clips for the second stage")
     draw = {"seed": args.seed, "device": accelerator.device}
     encoded = [
-        None if dataset is None else encode_all(phenaki.cvivit, dataset, args.encoded, **draw)
-        for dataset in data_sets(args, "maskgit")
+        None if dataset is None else encode_all(phenaki.cvivit, dataset, args.encoded, **draw) for dataset in sets
     ]
-    videos = encoded[0]
-    spare = min(64, len(videos) // 10)
-    watched = captions.collate([videos[i] for i in range(len(videos) - spare, len(videos))])
-    encoded[0] = Encoded(videos.ids[:-spare], videos.captions[:-spare])
+    # The last clips are watched, not trained on.
+    place = 0 if encoded[0] is not None else 1
+    clips = encoded[place]
+    kept = len(clips) - min(64, len(clips) // 10)
+    watched = captions.collate([clips[i] for i in range(kept, len(clips))])
+    encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
     batches = mixture(args, encoded, captions.collate, accelerator, steps)
     evaluate = partial(watch_maskgit, batch=watched)
     recipe = recipe_of(args, steps, args.lr[1])
@@ -234,7 +191,7 @@ def train_maskgit(args, accelerator: Accelerator, phenaki: Phenaki, captions: Ca
     phenaki = Phenaki(cvivit=phenaki.cvivit, maskgit=maskgit, text_encoder=phenaki.text_encoder).eval()
     if accelerator.is_main_process:
         phenaki.save_pretrained(args.out / "model")
-        show_samples(args, phenaki, videos.captions)
+        show_samples(args, phenaki, clips.captions)
     return phenaki
 
 
@@ -250,6 +207,8 @@ def show_samples(args: argparse.Namespace, phenaki: Phenaki, captions: list[str]
     sheet = {"columns": args.frames, "scale": scale_of(args)}
     write_sheet(args.out / "maskgit" / "samples.png", list(zip(texts, made)), **sheet)
     write_gif(args.out / "maskgit" / "samples.gif", side_by_side(made), fps(args), scale_of(args))
+    if args.frames == 1:
+        return
     step = args.temporal_patch_size
     overlap = 1 + (args.frames - 1) // step // 2 * step
     whole, scenes = phenaki.generate_story(
@@ -260,9 +219,7 @@ def show_samples(args: argparse.Namespace, phenaki: Phenaki, captions: list[str]
         **sampling(args),
     )
     write_gif(args.out / "story.gif", whole[0].float().cpu(), fps(args), scale_of(args))
-    write_sheet(
-        args.out / "story.png", [(text, scene[0].float().cpu()) for text, scene in zip(told, scenes)], **sheet
-    )
+    write_sheet(args.out / "story.png", [(text, scene[0].float().cpu()) for text, scene in zip(told, scenes)], **sheet)
 
 
 # What both stages share
@@ -295,23 +252,22 @@ def scale_of(args: argparse.Namespace) -> int:
 
 
 def fps(args: argparse.Namespace) -> float:
-    return args.fps or 8.0
+    """The rate of the pictures that are left."""
+    return min(args.fps or 8.0, 50.0)  # more than a GIF can say
 
 
-def plan_steps(
-    args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, maskgit: MaskGit, captions
-) -> list[int]:
+def plan_steps(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, maskgit: MaskGit, captions) -> list[int]:
     """The steps of both stages: as asked for, or as many as fit in --minutes by the time that one takes now."""
     trial = recipe_of(args, 1000, args.lr[0])
     first = seconds_per_step(accelerator, cvivit, mixture(args, sets, collate_videos, accelerator, 1000), trial)
     t, h, w = maskgit.grid
     texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
-    draws = [Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts) for frames in (t, 1)]
+    draws = [
+        None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
+        for dataset, frames in zip(sets, (t, 1))
+    ]
     phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=maskgit, text_encoder=captions.encoder)
-    draws[1] = draws[1] if sets[1] is not None else None
-    second = seconds_per_step(
-        accelerator, phenaki, mixture(args, draws, captions.collate, accelerator, 1000), trial
-    )
+    second = seconds_per_step(accelerator, phenaki, mixture(args, draws, captions.collate, accelerator, 1000), trial)
     if args.steps:
         steps = [args.steps[0], args.steps[-1]]
     else:
@@ -319,30 +275,30 @@ def plan_steps(
         steps = [max(1, int(seconds * args.share / first)), max(1, int(seconds * (1 - args.share) / second))]
     accelerator.print(
         f"tokenizer: {steps[0]} steps of {first:.2f} s, maskgit: {steps[1]} steps of {second:.2f} s, "
-        f"in all about {(steps[0] * first + steps[1] * second) / 60:.0f} minutes and what evaluation takes"
+        f"in all about {(steps[0] * first + steps[1] * second) / 60:.0f} minutes and what evaluation takes",
+        flush=True,
     )
     return steps
 
 
-def measure(args: argparse.Namespace, phenaki: Phenaki) -> dict[str, float]:
-    """The closing table: reconstruction, and for moving shapes SPEC's measures 1 and 7."""
-    device = phenaki.maskgit.to_logits.weight.device
-    videos, _ = held_out(args, 200)
-    measured = reconstruction(phenaki.cvivit, videos.to(device))
-    if args.data == "moving_shapes":
-        measured |= judged_reconstruction(phenaki.cvivit, videos.to(device))
-        if args.prompts:
-            measured |= text_to_video(
-                phenaki, args.prompts, num_frames=args.frames, seed=args.seed, **sampling(args)
-            )
-        if args.stories:
-            for verb in ("turns", "moves"):
-                measured |= story(phenaki, args.stories, seed=args.seed, verb=verb, **sampling(args))
+def measure(args: argparse.Namespace, phenaki: Phenaki, videos: Tensor) -> dict[str, float]:
+    """The closing table: reconstruction, and of moving shapes what the judge says."""
+    videos = videos.to(phenaki.maskgit.to_logits.weight.device)
+    measured = reconstruction(phenaki.cvivit, videos)
+    if args.data != "moving_shapes":
+        return measured
+    measured |= judged_reconstruction(phenaki.cvivit, videos)
+    draw = {"num_frames": args.frames, "seed": args.seed, **sampling(args)}
+    if args.prompts and args.frames >= SHORTEST_JUDGED:
+        measured |= text_to_video(phenaki, args.prompts, **draw)
+    if args.stories and args.frames >= SHORTEST_STORY and (OVERLAP - 1) % args.temporal_patch_size == 0:
+        for verb in ("turns", "moves"):
+            measured |= story(phenaki, args.stories, verb=verb, **draw)
     return measured
 
 
 def main() -> None:
-    args = parse_arguments()
+    args = parse_arguments(__doc__)
     plan = args.out / "plan.json"
     steps = None
     if args.resume:
@@ -380,9 +336,10 @@ def main() -> None:
         cvivit = train_tokenizer(args, accelerator, cvivit, sets, steps[0])
     if args.stage != "tokenizer":
         phenaki = Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=encoder)
-        phenaki = train_maskgit(args, accelerator, phenaki, captions, steps[1])
+        captioned = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets
+        phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:
-            measured = measure(args, phenaki) | {"minutes": (time.time() - began) / 60}
+            measured = measure(args, phenaki, held_out(args, sets, 200)) | {"minutes": (time.time() - began) / 60}
             table(measured)
             (args.out / "results.json").write_text(json.dumps(measured, indent=2) + "\n")
 

@@ -225,9 +225,7 @@ class CViViT(Pretrained):
     def decode_features(self, features: Tensor) -> Tensor:
         """What the quantizer returns, (b, t, h, w, e) -> video (b, c, f, h · ph, w · pw), not clamped."""
         if features.ndim != 5 or features.shape[-1] != self.code_dim or 0 in features.shape:
-            raise ValueError(
-                f"features must be (b, t, h, w, {self.code_dim}), none empty, got {tuple(features.shape)}"
-            )
+            raise ValueError(f"features must be (b, t, h, w, {self.code_dim}), none empty, got {tuple(features.shape)}")
         x = self.from_code(features.to(self.from_code.weight.dtype))  # (b, t, h, w, d)
         x = self._spatial(self.decode_spatial, self._temporal(self.decode_temporal, x))
         ph, pw = self.patch_size

@@ -278,9 +278,7 @@ class MaskGit(Pretrained):
         """ids (b, n), of which the masked ones are hidden -> features (b, n, d)."""
         x = self.embed(ids.masked_fill(masked, self.num_tokens)) + self.positions(grid)
         angles = rotary(grid, self.dim_head, x.device)
-        return self.transformer(
-            x, rotary=angles, mask=token_mask, keys_values=keys_values, context_mask=context_mask
-        )
+        return self.transformer(x, rotary=angles, mask=token_mask, keys_values=keys_values, context_mask=context_mask)
 
     def _drop_captions(self, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor]:
         """In training, put the null context in the place of a random share of the captions.

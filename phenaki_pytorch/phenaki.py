@@ -36,9 +36,7 @@ class Phenaki(Pretrained):
     Raises ValueError where the parts do not fit each other.
     """
 
-    def __init__(
-        self, *, cvivit: nn.Module, maskgit: MaskGit, text_encoder: str | TextEncoder = "google/t5-v1_1-base"
-    ):
+    def __init__(self, *, cvivit: nn.Module, maskgit: MaskGit, text_encoder: str | TextEncoder = "google/t5-v1_1-base"):
         super().__init__()
         self.cvivit = cvivit.requires_grad_(False).eval()
         self.maskgit = maskgit
@@ -174,9 +172,7 @@ class Phenaki(Pretrained):
                 progress=progress,
             )
             new = self.cvivit.decode(ids)[:, :, keep:].clamp(0, 1)
-            recent = (
-                new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
-            )
+            recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
             scenes.append(new)
             made += new.shape[2]
         return torch.cat(scenes, dim=2)[:, :, :num_frames]

@@ -102,13 +102,12 @@ def parallel_decode(
         log_probs = logits(ids, masked).float().log_softmax(dim=-1)  # (b, n, k)
         drawn = _categorical(log_probs, generator)
         ids = torch.where(masked, drawn, ids)
-        if step == steps - 1:
-            return ids
-        r = torch.tensor((step + 1) / steps, device=ids.device)
-        confidence = log_probs.gather(-1, ids[..., None])[..., 0]  # (b, n)
-        confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
-        masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
-    raise AssertionError("the last step returns")
+        if step + 1 < steps:
+            r = torch.tensor((step + 1) / steps, device=ids.device)
+            confidence = log_probs.gather(-1, ids[..., None])[..., 0]  # (b, n)
+            confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
+            masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
+    return ids
 
 
 def _left_masked(at_first: Tensor, masked: Tensor, r: Tensor, schedule: str) -> Tensor:

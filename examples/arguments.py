@@ -1,0 +1,56 @@
+"""What train.py can be told on the command line."""
+
+import argparse
+from pathlib import Path
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", default="moving_shapes", help="moving_shapes, or a folder of videos and images with captions")
+    add("--out", type=Path, default=Path("runs/phenaki"))
+    add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    add("--seed", type=int, default=0)
+    add("--minutes", type=float, default=20.0, help="for the stages together; fixes the steps when it starts")
+    add("--steps", type=int, nargs="+", help="steps of the tokenizer and of MaskGit, in place of --minutes")
+    add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
+
+    data = parser.add_argument_group("data").add_argument
+    data("--size", type=int, default=32, help="height and width, pixels")
+    data("--frames", type=int, default=9, help="frames of a clip, 1 + k · --temporal-patch-size")
+    data("--fps", type=float, help="take a folder's frames at this rate")
+    data("--stride", type=int, default=1, help="take every n-th frame of a folder's videos, without --fps")
+    data("--flip", action="store_true", help="mirror a folder's clips at random: makes 'left' wrong")
+    data("--video-weight", type=float, default=0.7, help="share of the batches that are videos")
+    data("--image-weight", type=float, default=0.3, help="share of the batches that are images")
+    data("--workers", type=int, default=0, help="processes that load data")
+    data("--encoded", type=int, default=6000, help="clips, and as many images, to encode for the second stage")
+
+    model = parser.add_argument_group("model").add_argument
+    model("--patch-size", type=int, default=4)
+    model("--temporal-patch-size", type=int, default=2)
+    model("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
+    model("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
+    model("--codebook-size", type=int, default=512, help="of the other quantizers")
+    model("--dim", type=int, nargs=2, default=(128, 160), help="of the tokenizer and of MaskGit")
+    model("--depth", type=int, nargs=3, default=(2, 1, 5), help="spatial, temporal, MaskGit")
+
+    recipe = parser.add_argument_group("recipe").add_argument
+    recipe("--batch-size", type=int, default=8, help="clips; image batches have four times as many")
+    recipe("--lr", type=float, nargs=2, default=(1e-3, 1e-3), help="of the tokenizer and of MaskGit")
+    recipe("--warmup", type=int, default=50)
+    recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
+    recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
+    recipe("--ema", type=float, default=0.99)
+    recipe("--checkpoint-every", type=int, default=250)
+    recipe("--share", type=float, default=0.4, help="the tokenizer's share of --minutes")
+    recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
+
+    sampling = parser.add_argument_group("sampling").add_argument
+    sampling("--sampling-steps", type=int, default=18)
+    sampling("--cond-scale", type=float, default=3.0)
+    sampling("--temperature", type=float, default=4.0)
+    sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
+    sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
+    return parser.parse_args()

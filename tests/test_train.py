@@ -1,0 +1,91 @@
+"""train.py: killed and resumed it gives the same weights, and half a checkpoint is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_loop import Recipe, learning_rate, load_newest, save_checkpoint
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "--steps 40 40 --checkpoint-every 10 --encoded 100 --size 16 --frames 5 --dim 32 32 --depth 1 1 1 "
+    "--levels 4 4 4 --batch-size 2 --sampling-steps 2 --prompts 0 --stories 0 --precision no"
+).split()
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / "train.py"), "--out", str(out), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_at(process: subprocess.Popen, checkpoint: Path) -> None:
+    """SIGKILL as soon as the checkpoint is there, in the midst of the steps after it."""
+    deadline = time.monotonic() + 200
+    while not checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_killed_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    uninterrupted = start(whole, *TINY)
+    kill_at(start(broken, *TINY), broken / "tokenizer" / "step-00000020.pt")
+    assert not (broken / "model" / "cvivit" / "model.safetensors").exists()
+    kill_at(start(broken, "--resume"), broken / "maskgit" / "step-00000010.pt")
+    assert not (broken / "model" / "maskgit" / "model.safetensors").exists()
+    newest = sorted((broken / "maskgit").glob("step-*.pt"))[-1]
+    output = finish(start(broken, "--resume"))
+    assert f"maskgit: going on from step {int(newest.stem.split('-')[1])}" in output
+    finish(uninterrupted)
+    for stage in ("cvivit", "maskgit"):
+        one, other = (load_file(out / "model" / stage / "model.safetensors") for out in (whole, broken))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), stage
+    for stage in ("tokenizer", "maskgit"):
+        assert (whole / stage / "curves.csv").read_text() == (broken / stage / "curves.csv").read_text()
+
+
+def test_half_a_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, capsys):
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, {"step": step, "weights": torch.full((1000,), float(step))})
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-00000002.pt", "step-00000003.pt"]
+    assert load_newest(tmp_path)["step"] == 3
+    newest = tmp_path / "step-00000003.pt"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    state = load_newest(tmp_path)
+    assert state["step"] == 2 and (state["weights"] == 2).all()
+    assert str(newest) in capsys.readouterr().out
+
+
+def test_nothing_to_resume_is_an_error(tmp_path):
+    process = start(tmp_path / "empty", "--resume")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "nothing to resume" in output and "plan.json" in output
+
+
+@pytest.mark.parametrize("schedule, last", [("cosine", 0.02), ("constant", 1.0)])
+def test_the_learning_rate_warms_up_and_then_falls_or_stays(schedule, last):
+    recipe = Recipe(steps=1000, lr=2.0, seed=0, warmup=100, schedule=schedule)
+    rates = [learning_rate(recipe, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.02, rel=1e-3) and rates[49] == pytest.approx(1.0, rel=0.02)
+    assert all(a >= b for a, b in zip(rates[100:], rates[101:]))
+    assert rates[-1] == pytest.approx(2.0 * last, rel=0.01)
