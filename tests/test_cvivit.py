@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import QUANTIZERS, state, tiny_cvivit, train
 from torch.utils.checkpoint import checkpoint
 
+from conftest import QUANTIZERS, state, tiny_cvivit, train
 from phenaki_pytorch import presets
 from phenaki_pytorch.cvivit import real_tokens
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki
 
+from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki
 from phenaki_pytorch import Phenaki, T5TextEncoder
 
 

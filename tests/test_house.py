@@ -19,7 +19,6 @@ LONGEST = 350
 NOT_YET_SPLIT = {
     "phenaki_pytorch/maskgit.py",
     "phenaki_pytorch/phenaki.py",
-    "examples/train.py",
     "tests/test_moving_shapes.py",
     "tests/test_t5.py",
 }
@@ -35,9 +34,7 @@ def imported(tree):
             elif node.module.startswith("phenaki_pytorch."):
                 yield node.module.split(".")[1]
         elif isinstance(node, ast.Import):
-            yield from (
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("phenaki_pytorch.")
-            )
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("phenaki_pytorch."))
 
 
 def public(tree):
@@ -79,9 +76,7 @@ def test_files_stay_short(folder):
     lengths = {
         f"{folder}/{path.name}": len(path.read_text().splitlines()) for path in sorted((ROOT / folder).glob("*.py"))
     }
-    assert {
-        name: length for name, length in lengths.items() if length > LONGEST and name not in NOT_YET_SPLIT
-    } == {}
+    assert {name: length for name, length in lengths.items() if length > LONGEST and name not in NOT_YET_SPLIT} == {}
 
 
 def test_the_library_imports_nothing_that_only_examples_may():

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import seed, state, tiny_maskgit, train
 
+from conftest import seed, state, tiny_maskgit, train
 from phenaki_pytorch import maskgit as module
 from phenaki_pytorch.attention import CrossAttention
 
@@ -246,8 +246,7 @@ def test_prime_ids_are_the_same_in_every_step_and_at_the_end(given):
 def test_prime_ids_change_what_follows():
     model = tiny_maskgit(dim_context=None)
     one, other = (
-        model.generate(prime_ids=torch.full((1, 2, 2, 2), i), temperature=0, steps=3, generator=seed())
-        for i in (1, 2)
+        model.generate(prime_ids=torch.full((1, 2, 2, 2), i), temperature=0, steps=3, generator=seed()) for i in (1, 2)
     )
     assert not torch.equal(one[:, 2:], other[:, 2:])
 

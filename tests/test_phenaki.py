@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WordEncoder, same_state, seed, state, tiny_cvivit, tiny_maskgit, tiny_phenaki, train
 
+from conftest import WordEncoder, same_state, seed, state, tiny_cvivit, tiny_maskgit, tiny_phenaki, train
 from phenaki_pytorch import Phenaki
 
 TEXTS = ["a red circle", "snow"]
@@ -286,9 +286,7 @@ def test_progress_is_told_of_every_window(model):
 def test_texts_or_their_embeddings_draw_the_same(model):
     embeds, mask = model.text_encoder(TEXTS)
     one = model.generate(TEXTS, num_frames=5, generator=seed(), **FAST)
-    assert torch.equal(
-        model.generate(text_embeds=embeds, text_mask=mask, num_frames=5, generator=seed(), **FAST), one
-    )
+    assert torch.equal(model.generate(text_embeds=embeds, text_mask=mask, num_frames=5, generator=seed(), **FAST), one)
 
 
 def test_a_text_encoder_of_ones_own_is_no_part_of_the_model():

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import QUANTIZERS, same_state, seed, state
 from torch import nn
 from vector_quantize_pytorch import FSQ, VectorQuantize
 
+from conftest import QUANTIZERS, same_state, seed, state
 from phenaki_pytorch import quantize
 from phenaki_pytorch.quantize import Quantizer, check_ids
 

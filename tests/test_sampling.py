@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from conftest import seed
 
+from conftest import seed
 from phenaki_pytorch.sampling import draw_mask, gumbel, mask_share, parallel_decode
 
 CODES = 16

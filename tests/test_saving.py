@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import QUANTIZERS, WordEncoder, same_state, state, tiny_cvivit, tiny_maskgit, tiny_phenaki, train
 from vector_quantize_pytorch import VectorQuantize
 
+from conftest import QUANTIZERS, WordEncoder, same_state, state, tiny_cvivit, tiny_maskgit, tiny_phenaki, train
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 
 METHODS = ("encode", "decode", "grid", "num_frames")
@@ -23,9 +23,7 @@ def next_step(module, loss):
 
 
 def assert_same_next_step(one, other, *batch, **options):
-    (losses, weights), (losses_2, weights_2) = (
-        next_step(m, lambda m=m: m(*batch, **options)) for m in (one, other)
-    )
+    (losses, weights), (losses_2, weights_2) = (next_step(m, lambda m=m: m(*batch, **options)) for m in (one, other))
     assert losses == losses_2
     assert same_state(weights, weights_2)
 
