@@ -22,8 +22,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     data("--fps", type=float, help="take a folder's frames at this rate")
     data("--stride", type=int, default=1, help="take every n-th frame of a folder's videos, without --fps")
     data("--flip", action="store_true", help="mirror a folder's clips at random: makes 'left' wrong")
-    data("--video-weight", type=float, default=0.7, help="share of the batches that are videos")
-    data("--image-weight", type=float, default=0.3, help="share of the batches that are images")
+    data("--video-weight", type=float, default=0.8, help="share of the batches that are videos")
+    data("--image-weight", type=float, default=0.2, help="share of the batches that are images")
     data("--workers", type=int, default=0, help="processes that load data")
     data("--encoded", type=int, default=6000, help="clips, and as many images, to encode for the second stage")
 
@@ -37,13 +37,13 @@ def parse_arguments(description: str) -> argparse.Namespace:
     model("--depth", type=int, nargs=3, default=(2, 1, 5), help="spatial, temporal, MaskGit")
 
     recipe = parser.add_argument_group("recipe").add_argument
-    recipe("--batch-size", type=int, default=8, help="clips; image batches have four times as many")
-    recipe("--lr", type=float, nargs=2, default=(1e-3, 1e-3), help="of the tokenizer and of MaskGit")
+    recipe("--batch-size", type=int, default=4, help="clips; image batches have four times as many")
+    recipe("--lr", type=float, nargs=2, default=(1e-3, 2e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)
-    recipe("--checkpoint-every", type=int, default=250)
+    recipe("--checkpoint-every", type=int, default=500)
     recipe("--share", type=float, default=0.4, help="the tokenizer's share of --minutes")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
 

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import repeat
-from phenaki_pytorch import Phenaki
 from torch import Tensor
 from tqdm import tqdm
 
 from media import write_gif, write_mp4, write_sheet
+from phenaki_pytorch import Phenaki
 from video_folder import read_image, read_video
 from video_reader import read_timeline
 from word_vectors import WordVectors

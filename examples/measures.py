@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from phenaki_pytorch import Phenaki
 from torch import Tensor, nn
 
 from moving_shapes import TURN_LATEST, prompts, stories
 from moving_shapes_judge import Agreement, agree, judge, seam_ratio, speed
+from phenaki_pytorch import Phenaki
 
 OVERLAP = 5  # frames that a scene is given of the one before
 SHORTEST_JUDGED = TURN_LATEST + 2  # frames: one step after the latest turn
@@ -73,9 +73,7 @@ def judged_reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, Share]
     """The share of moving shapes (b, 3, f, h, w) whose reconstruction reads as the original does."""
     rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
     pairs = list(zip(judge(videos.cpu()), judge(rebuilt.float().cpu())))
-    shares = {
-        name: share_of([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in pairs[0][0]._fields
-    }
+    shares = {name: share_of([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in pairs[0][0]._fields}
     return {f"reconstructed {name}": share for name, share in shares.items()}
 
 
@@ -105,9 +103,7 @@ def text_to_video(phenaki: Phenaki, count: int, *, num_frames: int, seed: int, *
     for part in parts(captions):
         videos = phenaki.generate(part, num_frames=num_frames, generator=generator, **sampling)
         verdicts += judge_each(videos, part)
-    measured = {
-        f"text to video {name}": share_of([getattr(v, name) for v in verdicts]) for name in Agreement._fields
-    }
+    measured = {f"text to video {name}": share_of([getattr(v, name) for v in verdicts]) for name in Agreement._fields}
     for verb in ("moves", "turns"):
         right = [verdict.all for verdict, caption in zip(verdicts, captions) if verb in caption]
         measured[f"text to video all, {verb}"] = share_of(right)
@@ -126,9 +122,7 @@ def story(
     generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(seed)
     videos = []
     for part in parts(told):
-        whole, _ = phenaki.generate_story(
-            part, num_frames=frames_of, overlap=OVERLAP, generator=generator, **sampling
-        )
+        whole, _ = phenaki.generate_story(part, num_frames=frames_of, overlap=OVERLAP, generator=generator, **sampling)
         videos.append(whole.float().cpu())
     videos = torch.cat(videos)
     seams = [sum(frames_of[:scene]) for scene in range(1, len(frames_of))]

@@ -47,9 +47,7 @@ HELD_OUT_PAIRS = (("green", "triangle"), ("yellow", "circle"), ("purple", "squar
 UNSEEN_PAIR = ("red", "triangle")
 EVERY_PAIR = tuple(product(COLOURS, SHAPES))
 SEEN_PAIRS = tuple(
-    pair
-    for pair in EVERY_PAIR
-    if pair not in HELD_OUT_PAIRS and pair != UNSEEN_PAIR and pair[0] != IMAGE_ONLY_COLOUR
+    pair for pair in EVERY_PAIR if pair not in HELD_OUT_PAIRS and pair != UNSEEN_PAIR and pair[0] != IMAGE_ONLY_COLOUR
 )
 # The first three are for training, the others for evaluation: "seen" is "captioned_video" with other draws.
 SPLITS = {

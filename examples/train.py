@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, set_seed
-from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -38,6 +37,7 @@ from measures import (
 from media import side_by_side, write_gif, write_sheet
 from mixture import Batches, Source, stack_clips
 from moving_shapes import MovingShapes, prompts, stories
+from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from training_loop import Recipe, fast_bfloat16, fit, seconds_per_step
 from video_folder import IMAGE_SUFFIXES, ImageFolder, VideoFolder
 from word_vectors import WordVectors

@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     ema: float = 0.99
-    log_every: int = 50
+    log_every: int = 100
     checkpoint_every: int = 250
 
 
@@ -56,9 +56,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        trainable, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
-    )
+    return torch.optim.AdamW(trainable, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
 
 
 def train_step(

@@ -214,9 +214,7 @@ class ImageFolder(_Folder):
 
     suffixes = IMAGE_SUFFIXES
 
-    def __init__(
-        self, folder: str | Path, *, size: int | tuple[int, int], flip: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, folder: str | Path, *, size: int | tuple[int, int], flip: bool = False, seed: int = 0) -> None:
         super().__init__(folder, size=size, flip=flip, seed=seed)
 
     def _probe(self, path: Path) -> None:

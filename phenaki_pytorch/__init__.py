@@ -3,9 +3,15 @@
 from beartype import BeartypeConf
 from beartype.claw import beartype_this_package
 
-# Every annotated function of the package refuses arguments of the wrong kind with a TypeError; where a float is
-# asked for, an int will do.
-beartype_this_package(conf=BeartypeConf(is_pep484_tower=True, violation_param_type=TypeError))
+# Every annotated function refuses arguments of the wrong kind with a TypeError; where a float is asked for, an int
+# will do. Not inside the transformer: looking into tuples breaks the graphs of torch.compile.
+beartype_this_package(
+    conf=BeartypeConf(
+        is_pep484_tower=True,
+        violation_param_type=TypeError,
+        claw_skip_package_names=("phenaki_pytorch.attention", "phenaki_pytorch.position"),
+    )
+)
 
 from phenaki_pytorch.cvivit import CViViT  # noqa: E402
 from phenaki_pytorch.maskgit import MaskGit  # noqa: E402

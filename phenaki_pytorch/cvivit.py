@@ -19,8 +19,9 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import Transformer, init_weights
+from phenaki_pytorch.checks import check_ids
 from phenaki_pytorch.position import rotary
-from phenaki_pytorch.quantize import Quantizer, check_ids
+from phenaki_pytorch.quantize import Quantizer
 from phenaki_pytorch.saving import Pretrained
 
 
@@ -189,8 +190,6 @@ class CViViT(Pretrained):
 
     def decode(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped."""
-        if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
-            raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
         check_ids(ids, self.codebook_size)
         b, t, h, w = ids.shape
         features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))

@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import KeysValues, Transformer, init_weights
+from phenaki_pytorch.checks import batch_of, check_ids, check_mask
 from phenaki_pytorch.position import LearnedPositions, rotary
-from phenaki_pytorch.quantize import check_ids
 from phenaki_pytorch.sampling import Logits, Progress, check_sampling, draw_mask, mask_share, parallel_decode
 from phenaki_pytorch.saving import Pretrained
 
@@ -123,7 +123,7 @@ class MaskGit(Pretrained):
         if token_mask is None:
             real = torch.ones(b, t * h * w, dtype=torch.bool, device=ids.device)
         else:
-            self._check_token_mask(token_mask, ids)
+            check_mask("token_mask", token_mask, ids.shape)
             real = rearrange(token_mask, "b t h w -> b (t h w)")
         keys_values = None
         if context is not None:
@@ -157,7 +157,7 @@ class MaskGit(Pretrained):
         if masked.dtype != torch.bool or masked.shape != ids.shape:
             raise ValueError(f"masked must be bool {tuple(ids.shape)}, got {masked.dtype} {tuple(masked.shape)}")
         if token_mask is not None:
-            self._check_token_mask(token_mask, ids)
+            check_mask("token_mask", token_mask, ids.shape)
         x = self._hidden(
             rearrange(ids, "b t h w -> b (t h w)"),
             rearrange(masked, "b t h w -> b (t h w)"),
@@ -205,7 +205,7 @@ class MaskGit(Pretrained):
         t, h, w = grid = self.grid if grid is None else grid
         if min(grid) < 1 or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"grid must lie between (1, 1, 1) and the window {self.grid}, got {grid}")
-        batch_size = self._batch_size(batch_size, context)
+        batch_size = batch_of(batch_size, context)
         context_mask = self._check_context(context, context_mask, batch_size, values=True)
 
         device = self.to_logits.weight.device
@@ -299,21 +299,11 @@ class MaskGit(Pretrained):
     # checks
 
     def _check_ids(self, ids: Tensor) -> tuple[int, int, int, int]:
-        if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
-            raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
+        check_ids(ids, self.num_tokens)
         b, *grid = ids.shape
         if any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"the grid of the ids must fit in the window {self.grid}, got {tuple(grid)}")
-        check_ids(ids, self.num_tokens)
         return b, *grid
-
-    def _check_token_mask(self, token_mask: Tensor, ids: Tensor) -> None:
-        if token_mask.dtype != torch.bool or token_mask.shape != ids.shape:
-            raise ValueError(
-                f"token_mask must be bool {tuple(ids.shape)}, got {token_mask.dtype} {tuple(token_mask.shape)}"
-            )
-        if token_mask.device.type == "cpu" and not token_mask.flatten(1).any(dim=1).all():
-            raise ValueError("token_mask must be True somewhere in every sample, got a sample that is all False")
 
     def _check_prime_ids(self, prime_ids: Tensor, batch_size: int, grid: tuple[int, int, int]) -> None:
         b, s, h, w = self._check_ids(prime_ids)
@@ -322,15 +312,6 @@ class MaskGit(Pretrained):
                 f"prime_ids must be ({batch_size}, fewer than {grid[0]}, {grid[1]}, {grid[2]}), "
                 f"got {tuple(prime_ids.shape)}"
             )
-
-    def _batch_size(self, batch_size: int, context: Tensor | None) -> int:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if context is None or len(context) == batch_size:
-            return batch_size
-        if batch_size != 1:
-            raise ValueError(f"batch_size is {batch_size}, the context has a batch of {len(context)}")
-        return len(context)
 
     def _check_context(
         self, context: Tensor | None, context_mask: Tensor | None, batch_size: int, *, values: bool = False
@@ -348,11 +329,5 @@ class MaskGit(Pretrained):
             raise ValueError(f"the context has a batch of {len(context)}, expected {batch_size}")
         if context_mask is None:
             return torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        if context_mask.dtype != torch.bool or context_mask.shape != context.shape[:2]:
-            raise ValueError(
-                f"context_mask must be bool {tuple(context.shape[:2])}, "
-                f"got {context_mask.dtype} {tuple(context_mask.shape)}"
-            )
-        if (values or context_mask.device.type == "cpu") and not context_mask.any(dim=1).all():
-            raise ValueError("context_mask must be True somewhere in every sample, got a sample that is all False")
+        check_mask("context_mask", context_mask, context.shape[:2], values=values)
         return context_mask

@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki_pytorch.checks import batch_of
 from phenaki_pytorch.cvivit import CViViT, real_tokens
 from phenaki_pytorch.maskgit import MaskGit
 from phenaki_pytorch.sampling import Progress, check_sampling
@@ -148,14 +149,13 @@ class Phenaki(Pretrained):
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._context(texts, text_embeds, text_mask)
-        batch_size = self._batch_size(batch_size, context)
+        batch_size = batch_of(batch_size, context)
         recent = None if prime_frames is None else self._check_prime(prime_frames, batch_size)
         known = 0 if recent is None else recent.shape[2]
         if num_frames > self.window - self._usable(known) or self._usable(known) >= self.window:
             self._check_overlap(overlap)
 
-        scenes: list[Tensor] = []
-        made = 0
+        windows, made = [], 0
         while made < num_frames:
             keep = self._usable(known + made)
             if keep >= self.window:
@@ -173,9 +173,9 @@ class Phenaki(Pretrained):
             )
             new = self.cvivit.decode(ids)[:, :, keep:].clamp(0, 1)
             recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
-            scenes.append(new)
+            windows.append(new)
             made += new.shape[2]
-        return torch.cat(scenes, dim=2)[:, :, :num_frames]
+        return torch.cat(windows, dim=2)[:, :, :num_frames]
 
     @torch.no_grad()
     def generate_images(
@@ -196,7 +196,7 @@ class Phenaki(Pretrained):
         context, context_mask = self._context(texts, text_embeds, text_mask)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
-            batch_size=self._batch_size(batch_size, context),
+            batch_size=batch_of(batch_size, context),
             context=context,
             context_mask=context_mask,
             steps=steps,
@@ -240,8 +240,7 @@ class Phenaki(Pretrained):
         if min(counts) < 1:
             raise ValueError(f"num_frames must be at least 1, got {min(counts)}")
         self._check_overlap(overlap)
-        videos: list[Tensor] = []
-        recent = None
+        videos, recent = [], None
         for prompts, count in zip(zip(*stories), counts):
             new = self.generate(
                 list(prompts),
@@ -265,11 +264,11 @@ class Phenaki(Pretrained):
 
         A text encoder that is not a T5TextEncoder is the user's own, and has to be given to `from_pretrained`.
         """
-        encoder = self.text_encoder
-        if encoder is None:
-            saved = None
-        else:
-            saved = encoder.name if isinstance(encoder, T5TextEncoder) else self.GIVEN
+        encoder, saved = self.text_encoder, None
+        if isinstance(encoder, T5TextEncoder):
+            saved = {"name": encoder.name, "max_length": encoder.max_length}
+        elif encoder is not None:
+            saved = self.GIVEN
         own = isinstance(self.cvivit, CViViT)
         write_config(directory, {"text_encoder": saved, "cvivit": "cvivit" if own else self.GIVEN})
         if own:
@@ -290,6 +289,8 @@ class Phenaki(Pretrained):
             raise ValueError("the tokenizer is the user's own: expected cvivit=, got quantizer=")
         if config["text_encoder"] is None:
             del config["text_encoder"]
+        elif isinstance(config["text_encoder"], dict):
+            config["text_encoder"] = T5TextEncoder(**config["text_encoder"])
         return cls(**config, maskgit=MaskGit.from_pretrained(Path(directory) / "maskgit"))
 
     # inside
@@ -315,23 +316,12 @@ class Phenaki(Pretrained):
             if len(text_embeds) != len(texts):
                 raise ValueError(f"the text encoder gave {len(text_embeds)} embeddings for {len(texts)} texts")
         weight = self.maskgit.to_logits.weight
-        if text_mask is not None:
-            text_mask = text_mask.to(weight.device)
+        text_mask = None if text_mask is None else text_mask.to(weight.device)
         return text_embeds.to(weight.device, weight.dtype), text_mask
-
-    def _batch_size(self, batch_size: int, context: Tensor | None) -> int:
-        """The number of texts, or what is asked for without any."""
-        if context is None or batch_size == len(context):
-            return batch_size
-        if batch_size != 1:
-            raise ValueError(f"batch_size is {batch_size}, the texts are {len(context)}")
-        return len(context)
 
     def _usable(self, known: int) -> int:
         """Of so many known frames, how many of the last the tokenizer takes: the largest 1 + k · pt, or 0."""
-        if known == 0:
-            return 0
-        return 1 + (known - 1) // self._frames_per_step * self._frames_per_step
+        return 1 + (known - 1) // self._frames_per_step * self._frames_per_step if known else 0
 
     def _check_prime(self, prime_frames: Tensor, batch_size: int) -> Tensor:
         """Refuse what the window does not go on from; images (b, c, h, w) come back as (b, c, 1, h, w)."""
@@ -350,7 +340,7 @@ class Phenaki(Pretrained):
                 f"prime_frames must have the size of the window, {self.maskgit.grid[1:]} ids a frame, "
                 f"got {tuple(prime_frames.shape[3:])} pixels, {grid[1:]} ids"
             )
-        return prime_frames
+        return prime_frames.to(self.maskgit.to_logits.weight.device)
 
     def _check_overlap(self, overlap: int) -> None:
         if overlap < 1 or overlap != self._usable(overlap) or overlap >= self.window:

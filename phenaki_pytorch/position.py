@@ -50,7 +50,7 @@ class LearnedPositions(nn.Module):
     def __init__(self, dim: int, grid: tuple[int, ...]):
         super().__init__()
         self.grid = grid
-        self.tables = nn.ParameterList(nn.Parameter(torch.randn(length, dim) * 0.02) for length in grid)
+        self.tables = nn.ParameterList(nn.Parameter(torch.randn(length, dim)) for length in grid)
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         if len(grid) != len(self.grid) or any(got > most for got, most in zip(grid, self.grid)):

@@ -47,14 +47,6 @@ def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dic
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
 
 
-def check_ids(ids: Tensor, codebook_size: int) -> None:
-    """Refuse ids outside the codebook, where looking costs no device synchronisation."""
-    if ids.device.type == "cpu" and (ids.min() < 0 or ids.max() >= codebook_size):
-        raise ValueError(
-            f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
-        )
-
-
 class Quantizer(nn.Module):
     """Features to the nearest code and back, in float32 always.
 

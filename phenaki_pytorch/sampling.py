@@ -103,17 +103,18 @@ def parallel_decode(
         drawn = _categorical(log_probs, generator)
         ids = torch.where(masked, drawn, ids)
         if step + 1 < steps:
-            r = torch.tensor((step + 1) / steps, device=ids.device)
+            r = (step + 1) / steps
             confidence = log_probs.gather(-1, ids[..., None])[..., 0]  # (b, n)
             confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
             masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
     return ids
 
 
-def _left_masked(at_first: Tensor, masked: Tensor, r: Tensor, schedule: str) -> Tensor:
+def _left_masked(at_first: Tensor, masked: Tensor, r: float, schedule: str) -> Tensor:
     """How many tokens of each sample stay masked at progress r: at least 1, at least 1 fewer than now, (b,)."""
-    count = (at_first * mask_share(r, schedule).clamp(1e-6, 1)).floor()
-    return torch.minimum(count, masked.sum(dim=1) - 1).clamp(min=1)
+    # In double precision: cos(π / 3) must not fall below a half.
+    share = mask_share(torch.tensor(r, dtype=torch.float64), schedule).clamp(1e-6, 1).item()
+    return torch.minimum((at_first * share).floor(), masked.sum(dim=1) - 1).clamp(min=1)
 
 
 def _least_confident(confidence: Tensor, masked: Tensor, *, keep: Tensor) -> Tensor:

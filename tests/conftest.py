@@ -5,6 +5,8 @@ import torch
 
 from phenaki_pytorch import CViViT, MaskGit, Phenaki
 
+pytest_plugins = ["t5_models"]
+
 QUANTIZERS = {
     "vq": {},
     "lfq": {},

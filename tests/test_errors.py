@@ -255,7 +255,7 @@ def test_encoders_that_lose_texts():
         ({"temperature": -2.0}, "temperature must be at least 0, got -2.0"),
         ({"cond_scale": -1}, "cond_scale must be at least 0, got -1"),
         ({"texts": None}, "either texts or text_embeds, got none"),
-        ({"batch_size": 3}, "batch_size is 3, the texts are 2"),
+        ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
         ({"prime_frames": video(b=3)}, "batch of 3, expected 2"),
         ({"prime_frames": video(h=24)}, r"\(2, 2\) ids a frame, got \(24, 16\) pixels, \(3, 2\) ids"),
         ({"prime_frames": video(h=20)}, "8×8, got 20×16"),

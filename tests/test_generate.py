@@ -8,11 +8,11 @@ from fractions import Fraction
 import pytest
 import torch
 from einops import reduce
-from phenaki_pytorch import CViViT, MaskGit, Phenaki
 from PIL import Image
 
 import generate
 from media import write_mp4
+from phenaki_pytorch import CViViT, MaskGit, Phenaki
 from video_folder import read_image, read_video
 from word_vectors import WordVectors
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from media import write_curves, write_gif, write_mp4, write_sheet
 from PIL import Image
+
+from media import write_curves, write_gif, write_mp4, write_sheet
 from video_folder import read_video
 
 

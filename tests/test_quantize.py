@@ -7,7 +7,8 @@ from vector_quantize_pytorch import FSQ, VectorQuantize
 
 from conftest import QUANTIZERS, same_state, seed, state
 from phenaki_pytorch import quantize
-from phenaki_pytorch.quantize import Quantizer, check_ids
+from phenaki_pytorch.checks import check_ids
+from phenaki_pytorch.quantize import Quantizer
 
 DIM, CODES = 8, 32
 
@@ -240,5 +241,5 @@ def test_modules_that_do_not_fit_are_refused():
 @pytest.mark.parametrize("ids, message", [([0, 32], "0 to 32"), ([-1, 3], "-1 to 3")])
 def test_ids_outside_the_codebook_are_refused(ids, message):
     with pytest.raises(ValueError, match=rf"\[0, 32\), got values from {message}"):
-        check_ids(torch.tensor(ids), 32)
-    check_ids(torch.tensor([0, 31]), 32)
+        check_ids(torch.tensor(ids).reshape(1, 1, 1, 2), 32)
+    check_ids(torch.tensor([0, 31]).reshape(1, 1, 1, 2), 32)

@@ -6,9 +6,10 @@ import shlex
 import sys
 from pathlib import Path
 
-import phenaki_pytorch.t5
 import pytest
 import torch
+
+import phenaki_pytorch.t5
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -113,9 +113,12 @@ def test_every_argument_of_the_constructor_is_kept(build):
 
 def test_the_name_of_the_text_encoder_is_kept_and_nothing_loaded(tmp_path):
     maskgit = tiny_maskgit(dim_context=512)
-    Phenaki(cvivit=tiny_cvivit(), maskgit=maskgit, text_encoder="t5-small").save_pretrained(tmp_path)
+    Phenaki(
+        cvivit=tiny_cvivit(), maskgit=maskgit, text_encoder=T5TextEncoder("t5-small", max_length=7)
+    ).save_pretrained(tmp_path)
     loaded = Phenaki.from_pretrained(tmp_path)
     assert isinstance(loaded.text_encoder, T5TextEncoder) and loaded.text_encoder.name == "t5-small"
+    assert loaded.text_encoder.max_length == 7
 
 
 def test_without_texts_there_is_no_encoder_to_keep(tmp_path):

@@ -1,5 +1,6 @@
 """train.py: killed and resumed it gives the same weights, and half a checkpoint is refused."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -10,13 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from training_loop import Recipe, learning_rate, load_newest, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
-TINY = (
-    "--steps 40 40 --checkpoint-every 10 --encoded 100 --size 16 --frames 5 --dim 32 32 --depth 1 1 1 "
-    "--levels 4 4 4 --batch-size 2 --sampling-steps 2 --prompts 0 --stories 0 --precision no"
-).split()
+TINY = [
+    *("--steps", "40", "40", "--checkpoint-every", "10", "--encoded", "100", "--size", "16", "--frames", "5"),
+    *("--dim", "32", "32", "--depth", "1", "1", "1", "--levels", "4", "4", "4", "--batch-size", "2"),
+    *("--sampling-steps", "2", "--prompts", "0", "--stories", "0", "--precision", "no"),
+]
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:
@@ -87,5 +90,5 @@ def test_the_learning_rate_warms_up_and_then_falls_or_stays(schedule, last):
     recipe = Recipe(steps=1000, lr=2.0, seed=0, warmup=100, schedule=schedule)
     rates = [learning_rate(recipe, step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.02, rel=1e-3) and rates[49] == pytest.approx(1.0, rel=0.02)
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:]))
+    assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
     assert rates[-1] == pytest.approx(2.0 * last, rel=0.01)

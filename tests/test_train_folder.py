@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phenaki_pytorch import Phenaki
 from PIL import Image
-from test_video_reader import noise, write, write_gif, write_webm
 
+from phenaki_pytorch import Phenaki
+from test_video_reader import noise, write, write_gif, write_webm
 from video_folder import read_video
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

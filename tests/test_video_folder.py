@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
-import video_folder
 from PIL import Image
+
+import video_folder
 from test_video_reader import cut, grey_frames, noise, numbers, write, write_gif, write_webm
 from video_folder import ImageFolder, VideoFolder, read_image, read_video
 

@@ -6,8 +6,9 @@ import av
 import numpy as np
 import pytest
 import torch
-import video_reader
 from PIL import Image
+
+import video_reader
 from video_reader import read_video
 
 STEP = 6  # of grey between neighbouring frames
@@ -15,9 +16,7 @@ STEP = 6  # of grey between neighbouring frames
 
 def grey_frames(count, height=32, width=32):
     """uint8 (count, h, w, 3): the grey of a frame says its number."""
-    return np.broadcast_to((np.arange(count) * STEP)[:, None, None, None], (count, height, width, 3)).astype(
-        np.uint8
-    )
+    return np.broadcast_to((np.arange(count) * STEP)[:, None, None, None], (count, height, width, 3)).astype(np.uint8)
 
 
 def numbers(video):
@@ -78,9 +77,7 @@ def test_fps_picks_frames_by_their_times(tmp_path, suffix, rate):
     writer = {".mp4": write, ".webm": write_webm, ".gif": write_gif}[suffix]
     path = writer(tmp_path / f"a{suffix}", grey_frames(24), rate=rate)
     half, fps = read_video(path, fps=rate / 2)
-    assert fps == rate / 2 and np.abs(np.array(numbers(half)) - np.arange(0, 24, 2)).max() <= (
-        suffix == ".gif"
-    )
+    assert fps == rate / 2 and np.abs(np.array(numbers(half)) - np.arange(0, 24, 2)).max() <= (suffix == ".gif")
     whole, fps = read_video(path)
     assert numbers(whole) == list(range(24)) and fps == pytest.approx(rate, rel=0.02)
     if suffix != ".gif":  # its times are rounded to 1/100 s
@@ -98,9 +95,7 @@ def test_fps_of_a_variable_frame_rate(tmp_path):
 
 def test_a_seek_finds_what_reading_from_the_beginning_finds(tmp_path):
     pixels = grey_frames(40)
-    paths = [
-        write(tmp_path / f"a{suffix}", pixels, options={"g": "7"}) for suffix in (".mp4", ".mkv", ".mov")
-    ]
+    paths = [write(tmp_path / f"a{suffix}", pixels, options={"g": "7"}) for suffix in (".mp4", ".mkv", ".mov")]
     paths += [write_webm(tmp_path / "a.webm", pixels), write_gif(tmp_path / "a.gif", pixels)]
     paths += [write(tmp_path / "a.avi", pixels, codec="mpeg4", options={"g": "7", "b": "4000000"})]
     for path in paths:

@@ -1,0 +1,36 @@
+"""What several classes refuse in the same words: ids, masks and batches that do not fit.
+
+Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_ids(ids: Tensor, codebook_size: int) -> None:
+    """Refuse what is not int64 (b, t, h, w) in [0, codebook_size)."""
+    if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
+        raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
+    if ids.device.type == "cpu" and (ids.min() < 0 or ids.max() >= codebook_size):
+        raise ValueError(
+            f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
+        )
+
+
+def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = False) -> None:
+    """Refuse what is not bool of the shape, (b, ...), and a sample that is all False."""
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise ValueError(f"{name} must be bool {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")
+    if (values or mask.device.type == "cpu") and not mask.flatten(1).any(dim=1).all():
+        raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
+
+
+def batch_of(batch_size: int, context: Tensor | None) -> int:
+    """How many samples to draw: the context's batch, or without a context what is asked for."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if context is None or len(context) == batch_size:
+        return batch_size
+    if batch_size != 1:
+        raise ValueError(f"batch_size is {batch_size}, the context has a batch of {len(context)}")
+    return len(context)
