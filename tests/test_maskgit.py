@@ -294,12 +294,12 @@ def test_dropout_drops_in_training():
 def test_it_learns_which_text_goes_with_which_ids():
     model = tiny_maskgit(grid=(2, 2, 2))
     ids, context = make_ids(4, (2, 2, 2)), torch.randn(4, 2, 12)
-    losses = train(model, lambda: model(ids, context), 300, lr=5e-3)
+    losses = train(model, lambda: model(ids, context), 150, lr=5e-3)
     assert losses[0] > 3.2
     assert sum(losses[-10:]) / 10 < 1.5
-    drawn = model.generate(context=context, steps=8, cond_scale=3, temperature=0, generator=seed())
+    drawn = model.generate(context=context, steps=8, cond_scale=1, temperature=0, generator=seed())
     assert (drawn == ids).float().mean() > 0.9
-    mixed = model.generate(context=context.flip(0), steps=8, cond_scale=3, temperature=0, generator=seed())
+    mixed = model.generate(context=context.flip(0), steps=8, cond_scale=1, temperature=0, generator=seed())
     assert (mixed == ids.flip(0)).float().mean() > 0.9
 
 
