@@ -15,11 +15,11 @@ setup(
     package_data={"phenaki_pytorch": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.7",
-        "einops>=0.8.1",
-        "vector-quantize-pytorch>=1.28",
-        "transformers>=5.0",
-        "beartype>=0.21",
+        "torch>=2.13",
+        "einops>=0.8.2",
+        "vector-quantize-pytorch>=1.32",
+        "transformers>=5.23",
+        "beartype>=0.23",
     ],
     extras_require={
         "examples": EXAMPLES,
