@@ -12,7 +12,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--minutes", type=float, default=20.0, help="for the stages together; fixes the steps when it starts")
+    add("--minutes", type=float, default=18.0, help="for the stages together; fixes the steps when it starts")
     add("--steps", type=int, nargs="+", help="steps of the tokenizer and of MaskGit, in place of --minutes")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
@@ -44,11 +44,11 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)
     recipe("--checkpoint-every", type=int, default=500)
-    recipe("--share", type=float, default=0.4, help="the tokenizer's share of --minutes")
+    recipe("--share", type=float, default=0.35, help="the tokenizer's share of --minutes")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=18)
+    sampling("--sampling-steps", type=int, default=12)
     sampling("--cond-scale", type=float, default=3.0)
     sampling("--temperature", type=float, default=4.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")

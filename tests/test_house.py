@@ -70,7 +70,7 @@ def test_files_stay_short(folder):
     lengths = {
         f"{folder}/{path.name}": len(path.read_text().splitlines()) for path in sorted((ROOT / folder).glob("*.py"))
     }
-    assert {name: length for name, length in lengths.items() if length > LONGEST and name not in NOT_YET_SPLIT} == {}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
 
 
 def test_the_library_imports_nothing_that_only_examples_may():

@@ -23,11 +23,16 @@ from moving_shapes import (
     read_caption,
     stories,
 )
+from moving_shapes_judge import Verdict
 
 
 def clips_of(split, count, **kwargs):
     dataset = MovingShapes(split, length=count, **kwargs)
     return [dataset.clip(index) for index in range(count)]
+
+
+def truth(clip):
+    return Verdict(clip.colour, clip.shape, clip.motions[-1])
 
 
 def steady(colour="red", shape="circle", motion="right", num_frames=9, start=(0.4, 0.3)):
