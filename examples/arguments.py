@@ -49,8 +49,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--sampling-steps", type=int, default=12)
-    sampling("--cond-scale", type=float, default=3.0)
-    sampling("--temperature", type=float, default=4.0)
+    sampling("--cond-scale", type=float, default=2.0)
+    sampling("--temperature", type=float, default=1.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     return parser.parse_args()
