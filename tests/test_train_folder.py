@@ -16,7 +16,10 @@ from test_video_reader import noise, write, write_gif, write_webm
 from video_folder import read_video
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TINY = "--steps 4 4 --encoded 20 --dim 32 32 --depth 1 1 1 --batch-size 2 --sampling-steps 2 --levels 4 4 4"
+TINY = (
+    "--steps 4 4 --encoded 20 --dim 32 32 --depth 1 1 1 --batch-size 2 --sampling-steps 2 --levels 4 4 4 "
+    "--temporal-patch-size 2"
+)
 BAD = ("cut.mp4", "empty.mp4", "text.mp4", "short.mp4")
 
 # File, how ffmpeg draws it, frames, height, width, rate. Sizes that h264 and vp9 take are even.
