@@ -14,22 +14,13 @@ from moving_shapes import (
     SPEED,
     TURN_LATEST,
     Clip,
-    MovingShapes,
     cover,
     draw,
     read_caption,
     stories,
 )
 from moving_shapes_judge import NONE, Verdict, agree, judge, seam_ratio, speed, track
-
-
-def clips_of(split, count, **kwargs):
-    dataset = MovingShapes(split, length=count, **kwargs)
-    return [dataset.clip(index) for index in range(count)]
-
-
-def steady(colour="red", shape="circle", motion="right", num_frames=9, start=(0.4, 0.3)):
-    return Clip(colour, shape, (motion,) * (num_frames - 1), start, f"a {colour} {shape} moves {motion}")
+from test_moving_shapes import clips_of, steady, truth
 
 
 def paint(shape, centres, colour="red", size=32):
@@ -42,10 +33,6 @@ def paint(shape, centres, colour="red", size=32):
 
 def path(step, frames=9, start=(0.4, 0.3)):
     return [(start[0] + step[0] * i, start[1] + step[1] * i) for i in range(frames)]
-
-
-def truth(clip):
-    return Verdict(clip.colour, clip.shape, clip.motions[-1])
 
 
 def with_noise(videos, seed=0):
