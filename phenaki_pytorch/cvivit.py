@@ -159,10 +159,11 @@ class CViViT(Pretrained):
         Padded frames weigh nothing.
         """
         video = self._check_video(video)
-        features = self.features(video)  # (b, t, h, w, e)
         token_mask = None
         if frame_mask is not None:
-            token_mask = real_tokens(frame_mask, features.shape[:4], self.temporal_patch_size)
+            ids_shape = (len(video), *self.grid(*video.shape[2:]))
+            token_mask = real_tokens(frame_mask, ids_shape, self.temporal_patch_size)
+        features = self.features(video)  # (b, t, h, w, e)
         if token_mask is None:
             flat = rearrange(features, "b t h w e -> b (t h w) e")
             quantized, _, quantizer_loss = self.quantizer(flat)
