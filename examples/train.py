@@ -49,28 +49,29 @@ MAX_SCENES = 3
 
 
 def data_sets(args: argparse.Namespace, stage: str) -> tuple[Dataset | None, Dataset | None]:
-    """The videos and the images of a stage; None for what has no weight."""
+    """The videos and the images of a stage; None for what has no weight in any."""
     videos = images = None
     if args.data == "moving_shapes":
         world = {"size": args.size, "seed": args.seed}
         names = ("tokenizer", "tokenizer") if stage == "tokenizer" else ("captioned_video", "captioned_images")
         videos = MovingShapes(names[0], num_frames=args.frames, **world)
         images = MovingShapes(names[1], num_frames=1, **world)
-        return (videos if args.video_weight else None), (images if args.image_weight else None)
+        return (videos if args.video_weight else None), (images if any(args.image_weight) else None)
     look = {"size": args.size, "flip": args.flip, "seed": args.seed}
     if args.video_weight:
         rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
         videos = VideoFolder(args.data, num_frames=args.frames, **rate, **look)
-    if args.image_weight and any(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(args.data).rglob("*")):
+    if any(args.image_weight) and any(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(args.data).rglob("*")):
         images = ImageFolder(args.data, **look)
     return videos, images
 
 
-def mixture(args, sets: tuple, collate, accelerator: Accelerator, steps: int) -> Batches:
-    """Videos and images by their weights."""
-    weights, sizes = (args.video_weight, args.image_weight), (args.batch_size, 4 * args.batch_size)
+def mixture(args, stage: int, sets: tuple, collate, accelerator: Accelerator, steps: int) -> Batches:
+    """Videos and images by their weights in a stage."""
+    weights = args.video_weight, args.image_weight[stage]
+    sizes = args.batch_size[stage], 4 * args.batch_size[stage]
     return Batches(
-        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None],
+        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None and source[1]],
         collate,
         seed=args.seed,
         steps=steps,
@@ -122,13 +123,11 @@ def watch_tokenizer(cvivit: CViViT, videos: Tensor) -> dict[str, float]:
 def train_tokenizer(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, steps: int) -> CViViT:
     folder = args.out / "tokenizer"
     folder.mkdir(exist_ok=True)
-    batches = mixture(args, sets, collate_videos, accelerator, steps)
+    batches = mixture(args, 0, sets, collate_videos, accelerator, steps)
     videos = held_out(args, sets, 32)
-    evaluate = partial(watch_tokenizer, videos=videos)
-    recipe = recipe_of(args, steps, args.lr[0])
-    cvivit = fit(
-        "tokenizer", accelerator, cvivit, cvivit, batches, recipe, folder, evaluate=evaluate, **how(args)
-    ).eval()
+    watch = {"evaluate": partial(watch_tokenizer, videos=videos), **how(args)}
+    recipe = recipe_of(args, 0, steps)
+    cvivit = fit("tokenizer", accelerator, cvivit, cvivit, batches, recipe, folder, **watch).eval()
     if accelerator.is_main_process:
         rebuilt = cvivit.reconstruct(videos[:8].to(accelerator.device)).float().cpu()
         pairs = [clip for original, copy in zip(videos, rebuilt) for clip in (("original", original), ("", copy))]
@@ -182,12 +181,10 @@ def train_maskgit(
     kept = len(clips) - min(64, len(clips) // 10)
     watched = captions.collate([clips[i] for i in range(kept, len(clips))])
     encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
-    batches = mixture(args, encoded, captions.collate, accelerator, steps)
-    evaluate = partial(watch_maskgit, batch=watched)
-    recipe = recipe_of(args, steps, args.lr[1])
-    maskgit = fit(
-        "maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, evaluate=evaluate, **how(args)
-    )
+    batches = mixture(args, 1, encoded, captions.collate, accelerator, steps)
+    watch = {"evaluate": partial(watch_maskgit, batch=watched), **how(args)}
+    recipe = recipe_of(args, 1, steps)
+    maskgit = fit("maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, **watch)
     phenaki = Phenaki(cvivit=phenaki.cvivit, maskgit=maskgit, text_encoder=phenaki.text_encoder).eval()
     if accelerator.is_main_process:
         phenaki.save_pretrained(args.out / "model")
@@ -225,10 +222,11 @@ def show_samples(args: argparse.Namespace, phenaki: Phenaki, captions: list[str]
 # What both stages share
 
 
-def recipe_of(args: argparse.Namespace, steps: int, lr: float) -> Recipe:
+def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
     return Recipe(
         steps=steps,
-        lr=lr,
+        lr=args.lr[stage],
+        optimizer=args.optimizer[stage],
         seed=args.seed,
         warmup=args.warmup,
         schedule=args.schedule,
@@ -258,8 +256,8 @@ def fps(args: argparse.Namespace) -> float:
 
 def plan_steps(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, maskgit: MaskGit, captions) -> list[int]:
     """The steps of both stages: as asked for, or as many as fit in --minutes by the time that one takes now."""
-    trial = recipe_of(args, 1000, args.lr[0])
-    first = seconds_per_step(accelerator, cvivit, mixture(args, sets, collate_videos, accelerator, 1000), trial)
+    batches = mixture(args, 0, sets, collate_videos, accelerator, 1000)
+    first = seconds_per_step(accelerator, cvivit, batches, recipe_of(args, 0, 1000))
     t, h, w = maskgit.grid
     texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
     draws = [
@@ -267,7 +265,8 @@ def plan_steps(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, mask
         for dataset, frames in zip(sets, (t, 1))
     ]
     phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=maskgit, text_encoder=captions.encoder)
-    second = seconds_per_step(accelerator, phenaki, mixture(args, draws, captions.collate, accelerator, 1000), trial)
+    batches = mixture(args, 1, draws, captions.collate, accelerator, 1000)
+    second = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
     if args.steps:
         steps = [args.steps[0], args.steps[-1]]
     else:

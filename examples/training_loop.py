@@ -21,21 +21,26 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from media import write_curves
+from muon import Muon
 
 
 class Recipe(NamedTuple):
-    """How a stage is trained: the paper's AdamW, warm-up, then cosine or constant (Phenaki, appendix B.1)."""
+    """How a stage is trained: AdamW, warm-up, then cosine or constant, as in the paper (appendix B.1).
+
+    With `optimizer` "muon", Muon moves the matrices inside the transformers, at twice the rate, and AdamW the rest.
+    """
 
     steps: int
     lr: float
     seed: int
+    optimizer: str = "adamw"
     warmup: int = 50
     schedule: str = "cosine"
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     ema: float = 0.99
-    log_every: int = 100
+    log_every: int = 200
     checkpoint_every: int = 250
 
 
@@ -47,35 +52,49 @@ def fast_bfloat16() -> bool:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then cosine to 2 % of the peak, or constant."""
+    """The share of the peak: linear warm-up, then cosine to 2 %, or constant."""
     warm = min(1.0, (step + 1) / recipe.warmup)
     if recipe.schedule == "constant":
-        return recipe.lr * warm
-    return recipe.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
+        return warm
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(trainable, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True)
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two; every group remembers its own peak of the learning rate."""
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = {}
+    if recipe.optimizer == "muon":
+        matrices = {name: value for name, value in trainable.items() if ".blocks." in name and value.ndim == 2}
+    rest = [parameter for name, parameter in trainable.items() if name not in matrices]
+    decay = {"weight_decay": recipe.weight_decay}
+    optimizers = [torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, fused=True, **decay)]
+    if matrices:
+        optimizers.append(Muon(matrices.values(), lr=2 * recipe.lr, **decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
 
 
 def train_step(
     accelerator: Accelerator,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     batch: dict,
     recipe: Recipe,
     step: int,
 ) -> torch.Tensor:
     """One step; returns the loss."""
     torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * learning_rate(recipe, step)
     loss = model(**to_device(batch, accelerator.device))
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimizer.step()
-    optimizer.zero_grad()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
     return loss.detach()
 
 
@@ -86,13 +105,13 @@ def to_device(batch: dict, device: torch.device) -> dict:
 def seconds_per_step(accelerator: Accelerator, model: nn.Module, batches: Dataset, recipe: Recipe) -> float:
     """Train a copy for some steps and take the mean time of those after the first three; the model is as before."""
     trial = copy.deepcopy(model)
-    prepared, optimizer = accelerator.prepare(trial, build_optimizer(trial, recipe))
+    prepared, *optimizers = accelerator.prepare(trial, *build_optimizers(trial, recipe))
     prepared.train()
     began, done = time.perf_counter(), 0
     for step in range(min(43, len(batches))):
         if step == 3:
             began = time.perf_counter()
-        train_step(accelerator, prepared, optimizer, batches[step], recipe, step)
+        train_step(accelerator, prepared, optimizers, batches[step], recipe, step)
         done = step - 2
         if done >= 10 and time.perf_counter() - began > 10:
             break
@@ -120,15 +139,15 @@ def fit(
     """
     ema = AveragedModel(averaged, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     ema.to(accelerator.device)
-    raw_optimizer = build_optimizer(model, recipe)
-    prepared, optimizer = accelerator.prepare(model, raw_optimizer)
+    prepared, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
     state = load_newest(folder) if resume else None
     first, rows = 0, []
     if state is not None:
         first, rows = state["step"], state["rows"]
         averaged.load_state_dict(state["model"])
         ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         accelerator.print(f"{name}: going on from step {first}")
 
     prepared.train()
@@ -138,10 +157,10 @@ def fit(
     )
     losses = []
     for step, batch in enumerate(bar, first + 1):
-        losses.append(train_step(accelerator, prepared, optimizer, batch, recipe, step - 1))
+        losses.append(train_step(accelerator, prepared, optimizers, batch, recipe, step - 1))
         ema.update_parameters(averaged)
         if step % recipe.log_every == 0 or step == recipe.steps:
-            row = {"step": step, "loss": torch.stack(losses).mean().item(), "lr": learning_rate(recipe, step - 1)}
+            row = {"step": step, "loss": torch.stack(losses).mean().item(), "lr": optimizers[0].param_groups[0]["lr"]}
             row |= evaluate(ema.module)
             prepared.train()
             losses.clear()
@@ -153,7 +172,7 @@ def fit(
             # The mean over the logging interval starts anew after a checkpoint, in this run as in a resumed one.
             losses.clear()
             state = {"step": step, "rows": rows, "model": averaged.state_dict(), "ema": ema.state_dict()}
-            save_checkpoint(folder, {**state, "optimizer": optimizer.state_dict()})
+            save_checkpoint(folder, {**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]})
     bar.close()
     accelerator.free_memory()
     return ema.module

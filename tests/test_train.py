@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training_loop import Recipe, learning_rate, load_newest, save_checkpoint
+from conftest import tiny_maskgit
+from training_loop import Recipe, build_optimizers, learning_rate, load_newest, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = [
     *("--steps", "40", "40", "--checkpoint-every", "10", "--encoded", "100", "--size", "16", "--frames", "5"),
-    *("--dim", "32", "32", "--depth", "1", "1", "1", "--levels", "4", "4", "4", "--batch-size", "2"),
+    *("--dim", "32", "32", "--depth", "1", "1", "1", "--levels", "4", "4", "4", "--batch-size", "2", "2"),
     *("--sampling-steps", "2", "--prompts", "0", "--stories", "0", "--precision", "no"),
 ]
 
@@ -89,6 +90,20 @@ def test_nothing_to_resume_is_an_error(tmp_path):
 def test_the_learning_rate_warms_up_and_then_falls_or_stays(schedule, last):
     recipe = Recipe(steps=1000, lr=2.0, seed=0, warmup=100, schedule=schedule)
     rates = [learning_rate(recipe, step) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.02, rel=1e-3) and rates[49] == pytest.approx(1.0, rel=0.02)
+    assert rates[0] == pytest.approx(0.01, rel=1e-3) and rates[49] == pytest.approx(0.5, rel=0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
-    assert rates[-1] == pytest.approx(2.0 * last, rel=0.01)
+    assert rates[-1] == pytest.approx(last, rel=0.01)
+
+
+@pytest.mark.parametrize("optimizer, count", [("adamw", 1), ("muon", 2)])
+def test_every_trainable_parameter_has_one_optimizer_and_muon_only_matrices_of_the_blocks(optimizer, count):
+    maskgit = tiny_maskgit()
+    frozen = maskgit.to_logits.bias.requires_grad_(False)
+    optimizers = build_optimizers(maskgit, Recipe(steps=1, lr=0.1, seed=0, optimizer=optimizer))
+    held = [[id(p) for group in one.param_groups for p in group["params"]] for one in optimizers]
+    assert len(optimizers) == count
+    assert sorted(itertools.chain(*held)) == sorted(id(p) for p in maskgit.parameters() if p is not frozen)
+    if optimizer == "muon":
+        inside = {id(p) for p in maskgit.transformer.blocks.parameters() if p.ndim == 2}
+        assert set(held[1]) == inside and inside
+        assert optimizers[1].param_groups[0]["peak"] == pytest.approx(0.2)

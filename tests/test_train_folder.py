@@ -17,7 +17,7 @@ from video_folder import read_video
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = (
-    "--steps 4 4 --encoded 20 --dim 32 32 --depth 1 1 1 --batch-size 2 --sampling-steps 2 --levels 4 4 4 "
+    "--steps 4 4 --encoded 20 --dim 32 32 --depth 1 1 1 --batch-size 2 2 --sampling-steps 2 --levels 4 4 4 "
     "--temporal-patch-size 2"
 )
 BAD = ("cut.mp4", "empty.mp4", "text.mp4", "short.mp4")
