@@ -16,7 +16,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at 0, so that five steps l
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """About U Vᵀ of each U S Vᵀ in (k, m, n): singular values between 0.7 and 1.2, whatever they were."""
+    """About U Vᵀ of each U S Vᵀ in (k, m, n): singular values of a hundred to one come out between 0.5 and 1.3."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
