@@ -71,7 +71,7 @@ def mixture(args, stage: int, sets: tuple, collate, accelerator: Accelerator, st
     weights = args.video_weight, args.image_weight[stage]
     sizes = args.batch_size[stage], 4 * args.batch_size[stage]
     return Batches(
-        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None and source[1]],
+        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None],
         collate,
         seed=args.seed,
         steps=steps,
@@ -173,7 +173,8 @@ def train_maskgit(
     accelerator.print("encoding clips for the second stage")
     draw = {"seed": args.seed, "device": accelerator.device}
     encoded = [
-        None if dataset is None else encode_all(phenaki.cvivit, dataset, args.encoded, **draw) for dataset in sets
+        encode_all(phenaki.cvivit, dataset, args.encoded, **draw) if dataset is not None and weight else None
+        for dataset, weight in zip(sets, (args.video_weight, args.image_weight[1]))
     ]
     # The last clips are watched, not trained on.
     place = 0 if encoded[0] is not None else 1

@@ -51,8 +51,8 @@ def fast_bfloat16() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """The share of the peak: linear warm-up, then cosine to 2 %, or constant."""
+def lr_factor(recipe: Recipe, step: int) -> float:
+    """What the peak of the learning rate is multiplied by: linear warm-up, then cosine to 2 %, or constant."""
     warm = min(1.0, (step + 1) / recipe.warmup)
     if recipe.schedule == "constant":
         return warm
@@ -88,7 +88,7 @@ def train_step(
     torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * learning_rate(recipe, step)
+            group["lr"] = group["peak"] * lr_factor(recipe, step)
     loss = model(**to_device(batch, accelerator.device))
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), recipe.clip)

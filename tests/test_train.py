@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import tiny_maskgit
-from training_loop import Recipe, build_optimizers, learning_rate, load_newest, save_checkpoint
+from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -89,7 +89,7 @@ def test_nothing_to_resume_is_an_error(tmp_path):
 @pytest.mark.parametrize("schedule, last", [("cosine", 0.02), ("constant", 1.0)])
 def test_the_learning_rate_warms_up_and_then_falls_or_stays(schedule, last):
     recipe = Recipe(steps=1000, lr=2.0, seed=0, warmup=100, schedule=schedule)
-    rates = [learning_rate(recipe, step) for step in range(1000)]
+    rates = [lr_factor(recipe, step) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01, rel=1e-3) and rates[49] == pytest.approx(0.5, rel=0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
     assert rates[-1] == pytest.approx(last, rel=0.01)
