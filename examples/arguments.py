@@ -28,7 +28,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     data("--encoded", type=int, default=6000, help="clips, and as many images, to encode for the second stage")
 
     model = parser.add_argument_group("model").add_argument
-    model("--patch-size", type=int, default=8)
+    model("--patch-size", type=int, default=4)
     model("--temporal-patch-size", type=int, default=4)
     model("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
     model("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
@@ -38,18 +38,18 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
     recipe = parser.add_argument_group("recipe").add_argument
     recipe("--batch-size", type=int, nargs=2, default=(4, 8), help="clips; image batches have four times as many")
-    recipe("--optimizer", nargs=2, default=("adamw", "muon"), choices=("adamw", "muon"), help="of each stage")
+    recipe("--optimizer", nargs=2, default=("muon", "muon"), choices=("adamw", "muon"), help="of each stage")
     recipe("--lr", type=float, nargs=2, default=(1e-3, 3e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)
     recipe("--checkpoint-every", type=int, default=1000)
-    recipe("--share", type=float, default=0.45, help="the tokenizer's share of --minutes")
+    recipe("--share", type=float, default=0.3, help="the tokenizer's share of --minutes")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=12)
+    sampling("--sampling-steps", type=int, default=24)
     sampling("--cond-scale", type=float, default=2.0)
     sampling("--temperature", type=float, default=1.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
