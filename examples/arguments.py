@@ -12,7 +12,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--minutes", type=float, default=18.0, help="for the stages together; fixes the steps when it starts")
+    add("--minutes", type=float, default=16.0, help="for the stages together; fixes the steps when it starts")
     add("--steps", type=int, nargs="+", help="steps of the tokenizer and of MaskGit, in place of --minutes")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
@@ -29,11 +29,11 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
     model = parser.add_argument_group("model").add_argument
     model("--patch-size", type=int, default=4)
-    model("--temporal-patch-size", type=int, default=4)
+    model("--temporal-patch-size", type=int, default=2)
     model("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
     model("--levels", type=int, nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
     model("--codebook-size", type=int, default=512, help="of the other quantizers")
-    model("--dim", type=int, nargs=2, default=(128, 128), help="of the tokenizer and of MaskGit")
+    model("--dim", type=int, nargs=2, default=(128, 96), help="of the tokenizer and of MaskGit")
     model("--depth", type=int, nargs=3, default=(2, 1, 4), help="spatial, temporal, MaskGit")
 
     recipe = parser.add_argument_group("recipe").add_argument
@@ -45,7 +45,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)
     recipe("--checkpoint-every", type=int, default=1000)
-    recipe("--share", type=float, default=0.3, help="the tokenizer's share of --minutes")
+    recipe("--share", type=float, default=0.2, help="the tokenizer's share of --minutes")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
 
     sampling = parser.add_argument_group("sampling").add_argument

@@ -1,6 +1,6 @@
 """Train both stages, the tokenizer and then MaskGit over its ids, and generate a story: from nothing to video.
 
-    python examples/train.py                                        # moving shapes, 18 minutes and the judging
+    python examples/train.py                                        # moving shapes, 16 minutes and the judging
     python examples/train.py --data FOLDER --size 64 --frames 13    # your own captioned clips and pictures
     accelerate launch examples/train.py ...                         # several devices
     python examples/train.py --resume                               # go on from where it was stopped

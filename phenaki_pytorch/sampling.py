@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor
 
 # γ(r): the share of tokens that is masked at progress r.
@@ -124,6 +126,16 @@ def _least_confident(confidence: Tensor, masked: Tensor, *, keep: Tensor) -> Ten
 
 
 def _categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw from each distribution: log-probabilities (b, n, k) -> ids (b, n)."""
-    b, n, _ = log_probs.shape
-    return torch.multinomial(log_probs.exp().flatten(0, 1), 1, generator=generator).reshape(b, n)
+    """One draw from each distribution: log-probabilities (b, n, k) -> ids (b, n).
+
+    First which of about √k rows of √k ids, then which id of that row: `multinomial` takes a random number for every
+    probability that it is given, and on processors those for k = 1,024 were a third of the time of a generation.
+    """
+    b, n, k = log_probs.shape
+    columns = math.isqrt(k - 1) + 1
+    probs = F.pad(log_probs.exp(), (0, -k % columns))
+    rows = rearrange(probs, "b n (r c) -> (b n) r c", c=columns)
+    row = torch.multinomial(rows.sum(dim=-1), 1, generator=generator)  # (b n, 1)
+    within = rows.gather(1, repeat(row, "bn 1 -> bn 1 c", c=columns))[:, 0]
+    column = torch.multinomial(within, 1, generator=generator)
+    return rearrange(row * columns + column, "(b n) 1 -> b n", b=b, n=n)

@@ -246,7 +246,8 @@ def test_prime_ids_are_the_same_in_every_step_and_at_the_end(given):
 def test_prime_ids_change_what_follows():
     model = tiny_maskgit(dim_context=None)
     one, other = (
-        model.generate(prime_ids=torch.full((1, 2, 2, 2), i), temperature=0, steps=3, generator=seed()) for i in (1, 2)
+        model.generate(batch_size=8, prime_ids=torch.full((8, 2, 2, 2), i), temperature=0, steps=3, generator=seed())
+        for i in (1, 2)
     )
     assert not torch.equal(one[:, 2:], other[:, 2:])
 

@@ -196,14 +196,19 @@ def test_noise_falls_to_nothing_over_the_steps(monkeypatch):
     torch.testing.assert_close(torch.tensor(scales), torch.tensor([3.0, 2.0, 1.0]))
 
 
-def test_drawn_frequencies_are_those_of_the_softmax():
-    probs = torch.tensor([0.7, 0.2, 0.09, 0.01])
-    logits = probs.log().expand(1, 20_000, 4) + 3  # the constant means nothing
+@pytest.mark.parametrize(
+    "probs", [[1.0], [0.3, 0.7], [0.7, 0.2, 0.09, 0.01], [0.25, 0.0, 0.05, 0.3, 0.0, 0.1, 0.2, 0.0, 0.06, 0.03, 0.01]]
+)
+def test_drawn_frequencies_are_those_of_the_softmax(probs):
+    probs = torch.tensor(probs)
+    logits = probs.log().expand(1, 20_000, -1) + 3  # the constant means nothing
     for steps in (1, 3):  # whatever the confidence keeps, each token is drawn from its own distribution
         asked = Recorder(1, 20_000, logits)
         masked = torch.ones(1, 20_000, dtype=torch.bool)
         ids = parallel_decode(asked, masked.long(), masked, steps=steps, temperature=1e4, generator=seed())
-        torch.testing.assert_close(ids[0].bincount(minlength=4) / 20_000, probs, atol=0.012, rtol=0)
+        drawn = ids[0].bincount(minlength=len(probs)) / 20_000
+        torch.testing.assert_close(drawn, probs, atol=0.012, rtol=0)
+        assert (drawn[probs == 0] == 0).all()
 
 
 def test_places_are_drawn_independently():
