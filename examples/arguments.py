@@ -12,8 +12,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--minutes", type=float, default=16.0, help="for the stages together; fixes the steps when it starts")
-    add("--steps", type=int, nargs="+", help="steps of the tokenizer and of MaskGit, in place of --minutes")
+    add("--steps", type=int, nargs=2, default=(1200, 4600), help="of the tokenizer and of MaskGit")
+    add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
     data = parser.add_argument_group("data").add_argument

@@ -1,6 +1,6 @@
 """Train both stages, the tokenizer and then MaskGit over its ids, and generate a story: from nothing to video.
 
-    python examples/train.py                                        # moving shapes, 16 minutes and the judging
+    python examples/train.py                                        # moving shapes, judged
     python examples/train.py --data FOLDER --size 64 --frames 13    # your own captioned clips and pictures
     accelerate launch examples/train.py ...                         # several devices
     python examples/train.py --resume                               # go on from where it was stopped
@@ -256,7 +256,7 @@ def fps(args: argparse.Namespace) -> float:
 
 
 def plan_steps(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, maskgit: MaskGit, captions) -> list[int]:
-    """The steps of both stages: as asked for, or as many as fit in --minutes by the time that one takes now."""
+    """As many steps of both stages as fit in --minutes by the time that one takes now."""
     batches = mixture(args, 0, sets, collate_videos, accelerator, 1000)
     first = seconds_per_step(accelerator, cvivit, batches, recipe_of(args, 0, 1000))
     t, h, w = maskgit.grid
@@ -268,11 +268,8 @@ def plan_steps(args, accelerator: Accelerator, cvivit: CViViT, sets: tuple, mask
     phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=maskgit, text_encoder=captions.encoder)
     batches = mixture(args, 1, draws, captions.collate, accelerator, 1000)
     second = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
-    if args.steps:
-        steps = [args.steps[0], args.steps[-1]]
-    else:
-        seconds = args.minutes * 60
-        steps = [max(1, int(seconds * args.share / first)), max(1, int(seconds * (1 - args.share) / second))]
+    seconds = args.minutes * 60
+    steps = [max(1, int(seconds * args.share / first)), max(1, int(seconds * (1 - args.share) / second))]
     accelerator.print(
         f"tokenizer: {steps[0]} steps of {first:.2f} s, maskgit: {steps[1]} steps of {second:.2f} s, "
         f"in all about {(steps[0] * first + steps[1] * second) / 60:.0f} minutes and what evaluation takes",
@@ -326,7 +323,9 @@ def main() -> None:
     width = captions([""])[0].shape[-1]
     maskgit = build_maskgit(args, cvivit, width)
     if steps is None:
-        steps = plan_steps(args, accelerator, cvivit, sets, maskgit, captions)
+        steps = list(args.steps)
+        if args.minutes is not None:
+            steps = plan_steps(args, accelerator, cvivit, sets, maskgit, captions)
         if accelerator.is_main_process:
             arguments = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
             plan.write_text(json.dumps({"steps": steps, "arguments": arguments}, indent=2) + "\n")
