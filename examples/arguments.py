@@ -1,7 +1,9 @@
-"""What train.py can be told on the command line."""
+"""What train.py can be told on the command line, and what follows from it for both stages."""
 
 import argparse
 from pathlib import Path
+
+from training_loop import Recipe
 
 
 def parse_arguments(description: str) -> argparse.Namespace:
@@ -46,12 +48,56 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--ema", type=float, default=0.99)
     recipe("--checkpoint-every", type=int, default=1000)
     recipe("--share", type=float, default=0.2, help="the tokenizer's share of --minutes")
+    recipe("--checkpoint-activations", action="store_true", help="less memory, for a second forward pass")
+    recipe("--compile", action="store_true", help="torch.compile both models")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
+
+    loss = parser.add_argument_group("the tokenizer's loss, beside the pixels", "the paper's weights: 0.1 1 0.1")
+    loss = loss.add_argument
+    loss("--image-perceptual", type=float, default=0.0, help="weight of features of frames, for moving shapes")
+    loss("--video-perceptual", type=float, default=0.0, help="weight of features of clips, for moving shapes")
+    loss("--perceptual-steps", type=int, default=1500, help="of the networks that give these features")
+    loss("--adversarial", type=float, default=0.0, help="weight of the discriminator")
+    loss("--adversarial-start", type=float, default=0.3, help="share of the steps before the discriminator starts")
+    loss("--adversarial-ramp", type=float, default=0.1, help="share of the steps in which its weight grows from 0")
+    loss("--discriminator-dim", type=int, default=64, help="channels at 32×32 and below; the paper's has 512")
+    loss("--discriminator-lr", type=float, default=1e-3)
 
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--sampling-steps", type=int, default=24)
     sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=1.0)
+    sampling("--temperature", type=float, default=4.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.data != "moving_shapes" and (args.image_perceptual or args.video_perceptual):
+        parser.error("the perceptual networks here learn the labels of the moving shapes; wrap your own: perceptual.py")
+    return args
+
+
+def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
+    return Recipe(
+        steps=steps,
+        lr=args.lr[stage],
+        optimizer=args.optimizer[stage],
+        seed=args.seed,
+        warmup=args.warmup,
+        schedule=args.schedule,
+        clip=args.clip,
+        ema=args.ema,
+        checkpoint_every=args.checkpoint_every,
+    )
+
+
+def sampling(args: argparse.Namespace) -> dict:
+    return {"steps": args.sampling_steps, "cond_scale": args.cond_scale, "temperature": args.temperature}
+
+
+def scale_of(args: argparse.Namespace) -> int:
+    """How much to enlarge pictures, so that small ones can be seen."""
+    return max(1, 128 // args.size)
+
+
+def fps(args: argparse.Namespace) -> float:
+    """The rate of the pictures that are left."""
+    return min(args.fps or 8.0, 50.0)  # more than a GIF can say

@@ -57,15 +57,30 @@ def code_use(ids: Tensor, codebook_size: int) -> tuple[float, float]:
     return math.exp(entropy) / codebook_size, entropy
 
 
+def edge_energy(videos: Tensor) -> float:
+    """Mean square of the differences between neighbouring pixels: falls where edges are soft."""
+    return (videos.diff(dim=-1).square().mean() + videos.diff(dim=-2).square().mean()).item()
+
+
+def flicker(rebuilt: Tensor, videos: Tensor) -> float:
+    """Root mean square of the change of the error from frame to frame: 0 where errors stay in place."""
+    return (rebuilt - videos).diff(dim=2).square().mean().sqrt().item()
+
+
 @torch.no_grad()
 def reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, float]:
-    """PSNR of the first frame and of the others, code usage and entropy, of videos (b, c, f, h, w)."""
+    """PSNR of the first frame and of the others, edge energy over the original's, flicker, code usage and entropy.
+
+    Of videos (b, c, f, h, w) in [0, 1].
+    """
     ids = torch.cat([cvivit.encode(part) for part in videos.split(BATCH)])
     rebuilt = torch.cat([cvivit.decode(part) for part in ids.split(BATCH)]).float().clamp(0, 1)
     usage, entropy = code_use(ids, cvivit.codebook_size)
     measured = {"psnr_first": psnr(rebuilt[:, :, :1], videos[:, :, :1])}
     if videos.shape[2] > 1:
         measured["psnr_others"] = psnr(rebuilt[:, :, 1:], videos[:, :, 1:])
+        measured["flicker"] = flicker(rebuilt, videos)
+    measured["edge_energy"] = edge_energy(rebuilt) / edge_energy(videos)
     return measured | {"code_usage": usage, "entropy": entropy}
 
 

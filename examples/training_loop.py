@@ -4,24 +4,38 @@ Everything random in a step is seeded by (seed, step, process), so a checkpoint 
 that was killed and resumed computes the very steps of one that was not.
 """
 
-import copy
 import csv
 import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from media import write_curves
 from muon import Muon
+from phenaki_pytorch.losses import TokenizerLosses
+
+
+class Opponent(Protocol):
+    """What is trained along, against the model, on what it has just made."""
+
+    def before(self, step: int) -> None: ...
+
+    def after(self, step: int, batch: dict, outcome: TokenizerLosses) -> None: ...
+
+    def row(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> None: ...
 
 
 class Recipe(NamedTuple):
@@ -83,35 +97,54 @@ def train_step(
     batch: dict,
     recipe: Recipe,
     step: int,
-) -> torch.Tensor:
-    """One step; returns the loss."""
+) -> Tensor | TokenizerLosses:
+    """One step; returns the model's loss, or its parts with their total, without gradient."""
     torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
+    outcome = model(**batch)
+    loss = outcome if isinstance(outcome, Tensor) else outcome.total
+    update(accelerator, model, optimizers, loss, recipe, step)
+    return outcome
+
+
+def update(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    loss: Tensor,
+    recipe: Recipe,
+    step: int,
+) -> None:
+    """Backwards, clip, and let the optimizers take the step's learning rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * lr_factor(recipe, step)
-    loss = model(**to_device(batch, accelerator.device))
     accelerator.backward(loss)
     accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
-    return loss.detach()
 
 
 def to_device(batch: dict, device: torch.device) -> dict:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def seconds_per_step(accelerator: Accelerator, model: nn.Module, batches: Dataset, recipe: Recipe) -> float:
-    """Train a copy for some steps and take the mean time of those after the first three; the model is as before."""
-    trial = copy.deepcopy(model)
-    prepared, *optimizers = accelerator.prepare(trial, *build_optimizers(trial, recipe))
+def seconds_per_step(
+    accelerator: Accelerator, model: nn.Module, batches: Dataset, recipe: Recipe, opponent: Opponent | None = None
+) -> float:
+    """Train a model that may be spoilt, and its opponent, for some steps: the mean time after the first three."""
+    prepared, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))
     prepared.train()
     began, done = time.perf_counter(), 0
     for step in range(min(43, len(batches))):
         if step == 3:
             began = time.perf_counter()
-        train_step(accelerator, prepared, optimizers, batches[step], recipe, step)
+        batch = to_device(batches[step], accelerator.device)
+        if opponent is not None:
+            opponent.before(step)
+        outcome = train_step(accelerator, prepared, optimizers, batch, recipe, step)
+        if opponent is not None:
+            opponent.after(step, batch, outcome)
         done = step - 2
         if done >= 10 and time.perf_counter() - began > 10:
             break
@@ -131,11 +164,12 @@ def fit(
     evaluate: Callable[[nn.Module], dict[str, float]],
     resume: bool,
     workers: int = 0,
+    opponent: Opponent | None = None,
 ) -> nn.Module:
     """Train `model`, whose call gives the loss, and return the moving average of its part `averaged`.
 
     Every `log_every` steps, `evaluate` measures the average; the curves go to `folder` as CSV and PNG. With
-    `resume`, the newest whole checkpoint in `folder` is gone on from.
+    `resume`, the newest whole checkpoint in `folder` is gone on from. An `opponent` is trained along.
     """
     ema = AveragedModel(averaged, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     ema.to(accelerator.device)
@@ -148,6 +182,8 @@ def fit(
         ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if opponent is not None:
+            opponent.load_state_dict(state["opponent"])
         accelerator.print(f"{name}: going on from step {first}")
 
     prepared.train()
@@ -157,11 +193,17 @@ def fit(
     )
     losses = []
     for step, batch in enumerate(bar, first + 1):
-        losses.append(train_step(accelerator, prepared, optimizers, batch, recipe, step - 1))
+        batch = to_device(batch, accelerator.device)
+        if opponent is not None:
+            opponent.before(step - 1)
+        outcome = train_step(accelerator, prepared, optimizers, batch, recipe, step - 1)
+        if opponent is not None:
+            opponent.after(step - 1, batch, outcome)
+        losses.append((outcome if isinstance(outcome, Tensor) else outcome.total).detach())
         ema.update_parameters(averaged)
         if step % recipe.log_every == 0 or step == recipe.steps:
             row = {"step": step, "loss": torch.stack(losses).mean().item(), "lr": optimizers[0].param_groups[0]["lr"]}
-            row |= evaluate(ema.module)
+            row |= evaluate(ema.module) | ({} if opponent is None else opponent.row())
             prepared.train()
             losses.clear()
             rows.append(row)
@@ -171,8 +213,13 @@ def fit(
         if (step % recipe.checkpoint_every == 0 or step == recipe.steps) and accelerator.is_main_process:
             # The mean over the logging interval starts anew after a checkpoint, in this run as in a resumed one.
             losses.clear()
+            if opponent is not None:
+                opponent.row()
             state = {"step": step, "rows": rows, "model": averaged.state_dict(), "ema": ema.state_dict()}
-            save_checkpoint(folder, {**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]})
+            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
+            if opponent is not None:
+                state["opponent"] = opponent.state_dict()
+            save_checkpoint(folder, state)
     bar.close()
     accelerator.free_memory()
     return ema.module

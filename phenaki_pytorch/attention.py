@@ -11,13 +11,47 @@ which keeps the attention logits bounded at any width and learning rate.
 b = batch · n = tokens · m = context tokens · d = dim · h = heads · e = dim_head · c = dim_context
 """
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from phenaki_pytorch.position import rotate
 
 KeysValues = tuple[Tensor, Tensor]
+
+
+class KeyValueCache:
+    """What one causal attention keeps of the tokens before: keys, not yet rotated, and values of the last `keep`.
+
+    None keeps all. Where tokens come in pieces, each piece then sees what it would see in one sequence.
+    """
+
+    def __init__(self, keep: int | None):
+        self.keep = keep
+        self.kept: KeysValues | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.kept is None else self.kept[0].shape[2]
+
+    def extend(self, k: Tensor, v: Tensor) -> KeysValues:
+        """Those kept and the new ones, (b, h, m, e) each."""
+        if self.kept is not None:
+            k, v = (torch.cat(parts, dim=2) for parts in zip(self.kept, (k, v)))
+        first = 0 if self.keep is None else max(0, k.shape[2] - self.keep)
+        # A copy: a view would hold on to the memory of all of them.
+        self.kept = (k, v) if first == 0 else (k[:, :, first:].clone(), v[:, :, first:].clone())
+        return k, v
+
+
+def band(queries: int, past: int, window: int | Tensor, device: torch.device) -> Tensor:
+    """Which keys each query sees, bool (n, past + n): itself and the window − 1 tokens before it.
+
+    The queries are the last n of past + n tokens.
+    """
+    distance = torch.arange(past, past + queries, device=device)[:, None] - torch.arange(past + queries, device=device)
+    return (distance >= 0) & (distance < window)
 
 
 class Attention(nn.Module):
@@ -33,15 +67,34 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim_head, bias=False)
         self.to_out = nn.Linear(heads * dim_head, dim)
 
-    def forward(self, x: Tensor, *, rotary: KeysValues | None = None, mask: Tensor | None = None) -> Tensor:
-        """`rotary`: cosines and sines (n, e/2); `mask`: bool (b, n), False for tokens that nobody may see."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rotary: KeysValues | None = None,
+        mask: Tensor | None = None,
+        visible: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """
+        rotary   cosines and sines (m, e/2) of the places of the cache's tokens and of these
+        mask     bool (b, n), False for tokens that nobody may see
+        visible  bool (n, m), which tokens each one sees where that is not all, or all before it if causal
+        cache    what was kept of the tokens before; is extended by these
+        """
         if self.causal and mask is not None:
             raise ValueError("causal attention takes no mask: what comes later is out of sight already")
         q, k, v = rearrange(self.to_qkv(x), "b n (qkv h e) -> qkv b h n e", qkv=3, h=self.heads)
         q, k = self.q_norm(q), self.k_norm(k)
+        if cache is not None:
+            k, v = cache.extend(k, v)
         if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        out = attend(q, k, v, mask=mask, causal=self.causal, dropout=self.dropout if self.training else 0.0)
+            q, k = rotate(q, tuple(angles[-q.shape[2] :] for angles in rotary)), rotate(k, rotary)
+        if mask is not None:
+            visible = rearrange(mask, "b m -> b 1 1 m")
+        causal = self.causal and visible is None
+        assert not causal or q.shape[2] == k.shape[2], "with tokens before these, what is visible has to be said"
+        out = attend(q, k, v, visible=visible, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
 
@@ -69,19 +122,19 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None) -> Tensor:
         """`mask`: bool (b, m), True where the context is real."""
         q = self.q_norm(rearrange(self.to_q(x), "b n (h e) -> b h n e", h=self.heads))
-        out = attend(q, *keys_values, mask=mask, dropout=self.dropout if self.training else 0.0)
+        if mask is not None:
+            mask = rearrange(mask, "b m -> b 1 1 m")
+        out = attend(q, *keys_values, visible=mask, dropout=self.dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool = False, dropout: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool = False, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(q kᵀ / √e) v for q (b, h, n, e) and k, v (b, h, m, e); `mask`: bool (b, m) over the keys."""
-    if mask is not None:
-        mask = rearrange(mask, "b m -> b 1 1 m")
+    """softmax(q kᵀ / √e) v for q (b, h, n, e) and k, v (b, h, m, e); `visible`: bool, broadcast to (b, h, n, m)."""
     # Normalisation may leave queries and keys in another precision than the values under autocast.
     q, k = q.to(v.dtype), k.to(v.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout)
 
 
 class FeedForward(nn.Sequential):
@@ -122,10 +175,13 @@ class Block(nn.Module):
         *,
         rotary: KeysValues | None,
         mask: Tensor | None,
+        visible: Tensor | None,
+        cache: KeyValueCache | None,
         keys_values: KeysValues | None,
         context_mask: Tensor | None,
     ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary=rotary, mask=mask))
+        seen = {"rotary": rotary, "mask": mask, "visible": visible, "cache": cache}
+        x = x + self.dropout(self.attention(self.attention_norm(x), **seen))
         if keys_values is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), keys_values, mask=context_mask))
         return x + self.dropout(self.ff(self.ff_norm(x)))
@@ -160,10 +216,16 @@ class Transformer(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim) if depth > 0 else nn.Identity()
+        self.dim_head = dim_head
+        self.checkpointing = False
 
     def keys_values(self, context: Tensor) -> list[KeysValues]:
         """What every block's cross-attention reads of a context (b, m, c): one (keys, values) pair a block."""
         return [block.cross_attention.keys_values(context) for block in self.blocks]
+
+    def caches(self, window: int | None) -> list[KeyValueCache]:
+        """An empty cache for each block, of what tokens see of those before them, `window` with their own."""
+        return [KeyValueCache(None if window is None else window - 1) for _ in self.blocks]
 
     def forward(
         self,
@@ -171,14 +233,34 @@ class Transformer(nn.Module):
         *,
         rotary: KeysValues | None = None,
         mask: Tensor | None = None,
+        visible: Tensor | None = None,
+        caches: list[KeyValueCache] | None = None,
         keys_values: list[KeysValues] | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """`rotary`: cosines and sines (n, e/2); `mask`: bool (b, n), real tokens; `context_mask`: bool (b, m)."""
+        """`rotary`, `mask`, `visible`: as in `Attention`; `caches`: one a block; `context_mask`: bool (b, m)."""
+        again = self.checkpointing and torch.is_grad_enabled() and caches is None
         for i, block in enumerate(self.blocks):
-            block_keys_values = None if keys_values is None else keys_values[i]
-            x = block(x, rotary=rotary, mask=mask, keys_values=block_keys_values, context_mask=context_mask)
+            options = {
+                "rotary": rotary,
+                "mask": mask,
+                "visible": visible,
+                "cache": None if caches is None else caches[i],
+                "keys_values": None if keys_values is None else keys_values[i],
+                "context_mask": context_mask,
+            }
+            x = checkpoint(block, x, use_reentrant=False, **options) if again else block(x, **options)
         return self.norm(x)
+
+
+def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
+    """Keep only the input of every block of the transformers below `module`, for less memory in training.
+
+    The rest is computed again when the gradient is taken: a second forward pass. `on=False` undoes it.
+    """
+    for part in module.modules():
+        if isinstance(part, Transformer):
+            part.checkpointing = on
 
 
 def init_weights(module: nn.Module) -> None:

@@ -2,35 +2,32 @@
 
     video -> patches -> spatial -> causal temporal -> quantizer -> causal temporal -> spatial -> patches -> video
 
-The first frame is cut into patches, the others into tubelets of `temporal_patch_size` frames, each with an
-embedding of its own (Phenaki, section 2.1, https://arxiv.org/abs/2210.02399). Spatial layers see one time step;
-temporal layers see one place, now and before: no id depends on a later frame, and no frame on a later id.
+No id depends on a later frame, and no frame on a later id (Phenaki, section 2.1, https://arxiv.org/abs/2210.02399).
+Temporal attention looks back a bounded number of time steps, by default as many as the longest clip trained on has:
+clips of that length are the paper's full causal attention, and longer ones need no more memory.
 
-Positions are rotary along every axis, so one set of weights serves any length, height and width.
-
-b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · d = dim · e = code_dim
+b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · e = code_dim
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from phenaki_pytorch.attention import Transformer, init_weights
-from phenaki_pytorch.checks import check_ids
-from phenaki_pytorch.position import rotary
+from phenaki_pytorch.attention import init_weights
+from phenaki_pytorch.checks import check_ids, pair
+from phenaki_pytorch.discriminator import Discriminator
+from phenaki_pytorch.losses import PAPER_WEIGHTS, LossWeights, Perceptual, TokenizerLosses, tokenizer_losses
 from phenaki_pytorch.quantize import Quantizer
 from phenaki_pytorch.saving import Pretrained
+from phenaki_pytorch.streaming import DecoderStream, EncoderStream
+from phenaki_pytorch.vivit import Decoder, Encoder
 
+# Clips with more tokens than this are encoded and decoded in pieces.
+TOKENS_AT_ONCE = 16_384
 
-class CViViTLosses(NamedTuple):
-    """The parts of the tokenizer's loss, each weighted as it enters `total`."""
-
-    total: Tensor
-    pixel: Tensor  # mean squared error of the pixels in [0, 1]: PSNR = −10 log₁₀(pixel)
-    quantizer: Tensor  # commitment, for "vq"
+UNBOUNDED = 2**31
 
 
 class CViViT(Pretrained):
@@ -46,6 +43,8 @@ class CViViT(Pretrained):
     code_dim               width of a code
     quantizer              "vq" (cosine codebook, moved by averages), "lfq", "fsq", "simvq", or a module
     quantizer_kwargs       further arguments of a quantizer that is given by its name
+    temporal_window        time steps that temporal attention sees, its own included; without it as many as the longest
+                           clip has that `losses` was given in training mode, or all before there was any
 
     Every method takes images (b, c, h, w) too, as clips of one frame. Raises ValueError for sizes that do not fit
     and TypeError for videos that are not floating point.
@@ -67,6 +66,7 @@ class CViViT(Pretrained):
         channels: int = 3,
         quantizer: str | nn.Module = "vq",
         quantizer_kwargs: dict | None = None,
+        temporal_window: int | None = None,
     ):
         super().__init__()
         self.config = {
@@ -83,50 +83,42 @@ class CViViT(Pretrained):
             "channels": channels,
             "quantizer": quantizer if isinstance(quantizer, str) else self.GIVEN,
             "quantizer_kwargs": quantizer_kwargs,
+            "temporal_window": temporal_window,
         }
-        for name in (
-            "dim",
-            "temporal_patch_size",
-            "codebook_size",
-            "code_dim",
-            "heads",
-            "dim_head",
-            "channels",
-        ):
-            if self.config[name] < 1:
+        sizes = ("dim", "temporal_patch_size", "codebook_size", "code_dim", "heads", "dim_head", "channels")
+        for name in (*sizes, "temporal_window"):
+            if self.config[name] is not None and self.config[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
         if spatial_depth < 0 or temporal_depth < 0:
             raise ValueError(f"depths must be at least 0, got spatial {spatial_depth}, temporal {temporal_depth}")
         self.channels = channels
-        self.dim_head = dim_head
         self.code_dim = code_dim
         self.codebook_size = codebook_size
         self.image_size = pair(image_size)
         self.patch_size = pair(patch_size)
         self.temporal_patch_size = temporal_patch_size
+        self.temporal_window = temporal_window
         self._check_image_size(*self.image_size)
 
-        ph, pw = self.patch_size
-        frame_values = channels * ph * pw
-        tubelet_values = frame_values * temporal_patch_size
-        layers = {"dim": dim, "heads": heads, "dim_head": dim_head}
-
-        self.embed_first = nn.Linear(frame_values, dim)
-        self.embed_rest = nn.Linear(tubelet_values, dim)
-        self.encode_spatial = Transformer(depth=spatial_depth, **layers)
-        self.encode_temporal = Transformer(depth=temporal_depth, causal=True, **layers)
-        self.to_code = nn.Linear(dim, code_dim)
-
-        self.from_code = nn.Linear(code_dim, dim)
-        self.decode_temporal = Transformer(depth=temporal_depth, causal=True, **layers)
-        self.decode_spatial = Transformer(depth=spatial_depth, **layers)
-        self.pixels_first = nn.Linear(dim, frame_values)
-        self.pixels_rest = nn.Linear(dim, tubelet_values)
+        halves = {
+            "channels": channels,
+            "patch_size": self.patch_size,
+            "temporal_patch_size": temporal_patch_size,
+            "dim": dim,
+            "code_dim": code_dim,
+            "spatial_depth": spatial_depth,
+            "temporal_depth": temporal_depth,
+            "heads": heads,
+            "dim_head": dim_head,
+        }
+        self.encoder = Encoder(**halves)
+        self.decoder = Decoder(**halves)
         init_weights(self)
-        for pixels in (self.pixels_first, self.pixels_rest):
+        for pixels in (self.decoder.pixels_first, self.decoder.pixels_rest):
             pixels.weight.data.mul_(0.1)  # start near grey, not at noise
-
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
+        # Time steps of the longest clip trained on; 0 before there was any.
+        self.register_buffer("longest_trained", torch.zeros((), dtype=torch.int64))
 
     # sizes
 
@@ -148,21 +140,48 @@ class CViViT(Pretrained):
 
     # loss
 
-    def forward(self, video: Tensor, frame_mask: Tensor | None = None) -> Tensor:
-        """The loss, a scalar: mean squared error of the pixels + the quantizer's loss. See `losses`."""
-        return self.losses(video, frame_mask).total
+    def forward(
+        self,
+        video: Tensor,
+        frame_mask: Tensor | None = None,
+        *,
+        image_perceptual: Perceptual | None = None,
+        video_perceptual: Perceptual | None = None,
+        discriminator: Discriminator | None = None,
+        weights: LossWeights = PAPER_WEIGHTS,
+    ) -> Tensor:
+        """The loss, a scalar. See `losses`."""
+        networks = {"image_perceptual": image_perceptual, "video_perceptual": video_perceptual}
+        return self.losses(video, frame_mask, discriminator=discriminator, weights=weights, **networks).total
 
-    def losses(self, video: Tensor, frame_mask: Tensor | None = None) -> CViViTLosses:
+    def losses(
+        self,
+        video: Tensor,
+        frame_mask: Tensor | None = None,
+        *,
+        image_perceptual: Perceptual | None = None,
+        video_perceptual: Perceptual | None = None,
+        discriminator: Discriminator | None = None,
+        weights: LossWeights = PAPER_WEIGHTS,
+    ) -> TokenizerLosses:
         """All parts of the loss of a video (b, c, f, h, w) or images (b, c, h, w) in [0, 1].
 
-        `frame_mask`: bool (b, f), True for real frames, which come first and number 1 + k · temporal_patch_size.
-        Padded frames weigh nothing.
+        frame_mask        bool (b, f), True for real frames, which come first and number 1 + k · temporal_patch_size;
+                          padded frames weigh nothing
+        image_perceptual  (made, real), frames (n, c, h, w) -> distance
+        video_perceptual  (made, real), clips (n, c, f, h, w) of more than one frame -> distance
+        discriminator     judges frames; its own loss is `discriminator(video, losses.reconstruction)`
+        weights           of the parts, the paper's by default
+
+        Without the networks these are the pixels and the quantizer. Those given get no gradient from here.
         """
         video = self._check_video(video)
         token_mask = None
+        ids_shape = (len(video), *self.grid(*video.shape[2:]))
         if frame_mask is not None:
-            ids_shape = (len(video), *self.grid(*video.shape[2:]))
             token_mask = real_tokens(frame_mask, ids_shape, self.temporal_patch_size)
+        if self.training:
+            self.longest_trained.clamp_(min=ids_shape[1])
         features = self.features(video)  # (b, t, h, w, e)
         if token_mask is None:
             flat = rearrange(features, "b t h w e -> b (t h w) e")
@@ -173,28 +192,46 @@ class CViViT(Pretrained):
             quantized = torch.zeros_like(features, dtype=torch.float32)
             real, _, quantizer_loss = self.quantizer(features[token_mask][None])
             quantized[token_mask] = real[0]
-        error = (self.decode_features(quantized).float() - video.float()) ** 2
-        if frame_mask is not None:
-            error = rearrange(error, "b c f h w -> b f c h w")[frame_mask]
-        pixel = error.mean()
-        return CViViTLosses(total=pixel + quantizer_loss, pixel=pixel, quantizer=quantizer_loss)
+        return tokenizer_losses(
+            self.decode_features(quantized),
+            video,
+            quantizer_loss,
+            frame_mask,
+            image_perceptual=image_perceptual,
+            video_perceptual=video_perceptual,
+            discriminator=discriminator,
+            weights=weights,
+        )
 
     # video -> ids -> video
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
-        """Video (b, c, f, h, w) or images (b, c, h, w) in [0, 1] -> ids (b, t, h, w), int64. No gradient."""
-        features = self.features(video)
-        b, t, h, w, _ = features.shape
-        ids = self.quantizer.ids(rearrange(features, "b t h w e -> b (t h w) e"))
-        return rearrange(ids, "b (t h w) -> b t h w", b=b, t=t, h=h, w=w)
+        """Video (b, c, f, h, w) or images (b, c, h, w) in [0, 1] -> ids (b, t, h, w), int64. No gradient.
+
+        Beside the video itself, memory does not grow with its length.
+        """
+        video = self._check_video(video)
+        b, _, f, height, width = video.shape
+        _, h, w = self.grid(1, height, width)
+        at_once = self.num_frames(max(1, TOKENS_AT_ONCE // (b * h * w)))
+        if f <= at_once:
+            return self.nearest(self.features(video))
+        stream = self.encoder_stream()
+        return torch.cat([stream(piece) for piece in video.split(at_once, dim=2)], dim=1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped."""
+        """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped.
+
+        Beside the video itself, memory does not grow with its length.
+        """
         check_ids(ids, self.codebook_size)
         b, t, h, w = ids.shape
-        features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
-        return self.decode_features(rearrange(features, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w))
+        at_once = max(1, TOKENS_AT_ONCE // (b * h * w))
+        if t <= at_once:
+            return self.decode_features(self.code_features(ids))
+        stream = self.decoder_stream()
+        return torch.cat([stream(piece) for piece in ids.split(at_once, dim=1)], dim=2)
 
     @torch.no_grad()
     def reconstruct(self, video: Tensor) -> Tensor:
@@ -203,64 +240,64 @@ class CViViT(Pretrained):
         reconstruction = self.decode(self.encode(video)).clamp(0, 1)
         return rearrange(reconstruction, "b c 1 h w -> b c h w") if image else reconstruction
 
+    def encoder_stream(self) -> EncoderStream:
+        """What turns frames into ids piece by piece, for video of any length."""
+        return EncoderStream(self)
+
+    def decoder_stream(self) -> DecoderStream:
+        """What turns ids into frames piece by piece, for video of any length."""
+        return DecoderStream(self)
+
+    @property
+    def window(self) -> int | None:
+        """How many time steps temporal attention sees, its own included: `temporal_window`, or what the longest clip
+        trained on has. None, without bound, where neither is there. On a GPU it waits for the device.
+        """
+        return self.temporal_window or self.longest_trained.item() or None
+
+    # the four halves
+
     def features(self, video: Tensor) -> Tensor:
         """Video (b, c, f, h, w) or images in [0, 1] -> what the quantizer is given, (b, t, h, w, e)."""
-        video = self._check_video(video)
-        video = video.to(self.embed_first.weight.dtype) * 2 - 1
-        ph, pw = self.patch_size
-        first = rearrange(video[:, :, :1], "b c f (h ph) (w pw) -> b f h w (c ph pw)", ph=ph, pw=pw)
-        x = self.embed_first(first)  # (b, 1, h, w, d)
-        if video.shape[2] > 1:
-            rest = rearrange(
-                video[:, :, 1:],
-                "b c (t pt) (h ph) (w pw) -> b t h w (c pt ph pw)",
-                pt=self.temporal_patch_size,
-                ph=ph,
-                pw=pw,
-            )
-            x = torch.cat((x, self.embed_rest(rest)), dim=1)  # (b, t, h, w, d)
-        x = self._temporal(self.encode_temporal, self._spatial(self.encode_spatial, x))
-        return self.to_code(x)
+        return self.encoder(self._check_video(video), window=self._window())
+
+    @torch.compiler.disable  # here already, so that the graph breaks once for both this and the quantizer
+    def nearest(self, features: Tensor) -> Tensor:
+        """What the quantizer is given, (b, t, h, w, e) -> ids (b, t, h, w), int64. No gradient."""
+        b, t, h, w, _ = features.shape
+        ids = self.quantizer.ids(rearrange(features, "b t h w e -> b (t h w) e"))
+        return rearrange(ids, "b (t h w) -> b t h w", b=b, t=t, h=h, w=w)
+
+    def code_features(self, ids: Tensor) -> Tensor:
+        """Ids (b, t, h, w) -> what the quantizer returns for them, (b, t, h, w, e)."""
+        b, t, h, w = ids.shape
+        features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
+        return rearrange(features, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w)
 
     def decode_features(self, features: Tensor) -> Tensor:
         """What the quantizer returns, (b, t, h, w, e) -> video (b, c, f, h · ph, w · pw), not clamped."""
         if features.ndim != 5 or features.shape[-1] != self.code_dim or 0 in features.shape:
             raise ValueError(f"features must be (b, t, h, w, {self.code_dim}), none empty, got {tuple(features.shape)}")
-        x = self.from_code(features.to(self.from_code.weight.dtype))  # (b, t, h, w, d)
-        x = self._spatial(self.decode_spatial, self._temporal(self.decode_temporal, x))
-        ph, pw = self.patch_size
-        sizes = {"c": self.channels, "ph": ph, "pw": pw}
-        first = self.pixels_first(x[:, :1])
-        video = rearrange(first, "b f h w (c ph pw) -> b c f (h ph) (w pw)", **sizes)
-        if x.shape[1] > 1:
-            rest = self.pixels_rest(x[:, 1:])
-            rest = rearrange(
-                rest,
-                "b t h w (c pt ph pw) -> b c (t pt) (h ph) (w pw)",
-                pt=self.temporal_patch_size,
-                **sizes,
-            )
-            video = torch.cat((video, rest), dim=2)
-        return (video + 1) / 2
+        return self.decoder(features, window=self._window())
 
     # inside
 
-    def _spatial(self, transformer: Transformer, x: Tensor) -> Tensor:
-        """Each time step by itself: (b, t, h, w, d) -> (b, t, h, w, d)."""
-        b, t, h, w, _ = x.shape
-        tokens = rearrange(x, "b t h w d -> (b t) (h w) d")
-        tokens = transformer(tokens, rotary=rotary((h, w), self.dim_head, x.device))
-        return rearrange(tokens, "(b t) (h w) d -> b t h w d", b=b, t=t, h=h, w=w)
-
-    def _temporal(self, transformer: Transformer, x: Tensor) -> Tensor:
-        """Each place by itself, looking back only: (b, t, h, w, d) -> (b, t, h, w, d)."""
-        b, t, h, w, _ = x.shape
-        tokens = rearrange(x, "b t h w d -> (b h w) t d")
-        tokens = transformer(tokens, rotary=rotary((t,), self.dim_head, x.device))
-        return rearrange(tokens, "(b h w) t d -> b t h w d", b=b, h=h, w=w)
+    def _window(self) -> int | Tensor | None:
+        """As `window`, without waiting for a device or breaking a compiled graph."""
+        if self.temporal_window is None and (
+            self.longest_trained.device.type != "cpu" or torch.compiler.is_compiling()
+        ):
+            return torch.where(self.longest_trained > 0, self.longest_trained, UNBOUNDED)
+        return self.window
 
     def _check_video(self, video: Tensor) -> Tensor:
         """Refuse what is not a video or batch of images; images (b, c, h, w) come back as (b, c, 1, h, w)."""
+        video = self.check_frames(video)
+        self.grid(video.shape[2])
+        return video
+
+    def check_frames(self, video: Tensor) -> Tensor:
+        """Refuse what are not frames of this tokenizer's, of any number; images come back as clips of one frame."""
         if not video.is_floating_point():
             raise TypeError(f"video must be floating point in [0, 1], got {video.dtype}")
         if video.ndim == 4:
@@ -271,7 +308,7 @@ class CViViT(Pretrained):
             )
         if video.shape[1] != self.channels:
             raise ValueError(f"video must have {self.channels} channels, got {video.shape[1]}")
-        self.grid(*video.shape[2:])
+        self._check_image_size(*video.shape[3:])
         return video
 
     def _check_image_size(self, height: int, width: int) -> None:
@@ -298,9 +335,3 @@ def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_siz
                 f"and False after, got {counts.tolist()} real frames"
             )
     return repeat(frame_mask[:, ::temporal_patch_size], "b t -> b t h w", h=h, w=w)
-
-
-def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    """One number for both, or (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width

@@ -3,8 +3,9 @@
     cvivit = presets.cvivit()
     maskgit = presets.maskgit_1_8b(grid=cvivit.grid(11))
 
-What the papers leave open is chosen so that the number of parameters comes out: plain MLPs, a cross-attention in
-every layer whose keys and values read T5-XXL's 4096-wide features directly.
+Tokenizers look back as many time steps as the paper's clips have. What the papers leave open is chosen so that the
+number of parameters comes out: plain MLPs, a cross-attention in every layer whose keys and values read T5-XXL's
+4096-wide features directly.
 """
 
 from phenaki_pytorch.cvivit import CViViT
@@ -15,17 +16,20 @@ T5_XXL_DIM = 4096
 
 def cvivit() -> CViViT:
     """The tokenizer of Moments in Time and of text to video, 51 M: 11×128×128 -> 6×16×16 ids."""
-    return CViViT(dim=512, image_size=128, patch_size=8, temporal_patch_size=2, spatial_depth=4, temporal_depth=4)
+    sizes = {"image_size": 128, "patch_size": 8, "temporal_patch_size": 2, "temporal_window": 6}
+    return CViViT(dim=512, spatial_depth=4, temporal_depth=4, **sizes)
 
 
 def cvivit_bair() -> CViViT:
     """The tokenizer of BAIR robot pushing, 89 M: 17×64×64 -> 9×16×16 ids."""
-    return CViViT(dim=512, image_size=64, patch_size=4, temporal_patch_size=2, spatial_depth=8, temporal_depth=6)
+    sizes = {"image_size": 64, "patch_size": 4, "temporal_patch_size": 2, "temporal_window": 9}
+    return CViViT(dim=512, spatial_depth=8, temporal_depth=6, **sizes)
 
 
 def cvivit_kinetics600() -> CViViT:
     """The tokenizer of Kinetics-600, 102 M: 17×64×64 -> 9×16×16 ids."""
-    return CViViT(dim=512, image_size=64, patch_size=4, temporal_patch_size=2, spatial_depth=8, temporal_depth=8)
+    sizes = {"image_size": 64, "patch_size": 4, "temporal_patch_size": 2, "temporal_window": 9}
+    return CViViT(dim=512, spatial_depth=8, temporal_depth=8, **sizes)
 
 
 def vit_per_frame() -> CViViT:

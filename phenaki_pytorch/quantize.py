@@ -13,9 +13,16 @@ b = batch · n = tokens · d = code_dim
 from math import prod
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+from vector_quantize_pytorch.vector_quantize_pytorch import (
+    Codebook,
+    batched_sample_vectors,
+    noop,
+    sample_vectors_distributed,
+)
 
 QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
 
@@ -47,6 +54,19 @@ def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dic
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
 
 
+def follow_processes(quantizer: nn.Module) -> None:
+    """Let a codebook's averages, and what replaces its dead codes, be of the features of all processes.
+
+    VectorQuantize settles this once, when it is built, which may be before the process group is.
+    """
+    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    for part in quantizer.modules():
+        if isinstance(part, Codebook) and part.use_ddp != together:
+            part.use_ddp = together
+            part.all_reduce_fn = part.kmeans_all_reduce_fn = dist.all_reduce if together else noop
+            part.sample_fn = part.replace_sample_fn = sample_vectors_distributed if together else batched_sample_vectors
+
+
 class Quantizer(nn.Module):
     """Features to the nearest code and back, in float32 always.
 
@@ -60,6 +80,8 @@ class Quantizer(nn.Module):
 
     def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
         super().__init__()
+        # A user's own module, or one told by `sync_codebook`, is left as it is.
+        self.follows_processes = isinstance(quantizer, str) and "sync_codebook" not in (kwargs or {})
         if isinstance(quantizer, str):
             quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
         elif kwargs:
@@ -91,6 +113,8 @@ class Quantizer(nn.Module):
     @torch.compiler.disable
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
+        if self.follows_processes:
+            follow_processes(self.quantizer)
         with torch.autocast(features.device.type, enabled=False):
             quantized, ids, *rest = self.quantizer(features.float())
         # FSQ has nothing to add to the loss.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phenaki_pytorch import CViViT, MaskGit, Phenaki
+from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki
 
 pytest_plugins = ["t5_models"]
 
@@ -58,6 +58,11 @@ def tiny_cvivit(**changes):
         "dim_head": 16,
     }
     return CViViT(**{**sizes, **changes})
+
+
+def tiny_discriminator(**changes):
+    """Of frames of 16×16."""
+    return Discriminator(**{"image_size": 16, "dim": 8, **changes})
 
 
 def tiny_maskgit(**changes):

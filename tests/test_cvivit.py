@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from conftest import QUANTIZERS, state, tiny_cvivit, train
 from phenaki_pytorch import presets
+from phenaki_pytorch.attention import Block, checkpoint_activations
 from phenaki_pytorch.cvivit import real_tokens
 
 SIZES = {
@@ -38,7 +38,7 @@ def model(request):
     """A tokenizer of each size, as it is built and after some training."""
     name, steps = request.param
     module = tiny_cvivit(**SIZES[name])
-    clips = videos(module, 3)
+    clips = videos(module, 4)
     train(module, lambda: module(clips), steps)
     return module
 
@@ -224,10 +224,7 @@ def test_it_learns_with_gradients_everywhere(quantizer):
 
 def test_its_state_is_its_own():
     parts = {name.split(".")[0] for name in tiny_cvivit().state_dict()}
-    assert parts == {
-        *("embed_first", "embed_rest", "encode_spatial", "encode_temporal", "to_code", "quantizer"),
-        *("from_code", "decode_temporal", "decode_spatial", "pixels_first", "pixels_rest"),
-    }
+    assert parts == {"encoder", "decoder", "quantizer", "longest_trained"}
 
 
 # how it is run
@@ -270,30 +267,60 @@ def test_it_follows_a_cast(dtype):
     model, clip = tiny_cvivit().to(dtype), torch.rand(2, 3, 5, 16, 16)
     assert model.decode(model.encode(clip)).dtype == dtype
     model(clip.to(dtype)).backward()
-    assert model.embed_first.weight.grad.dtype == dtype
+    assert model.encoder.embed_first.weight.grad.dtype == dtype
 
 
-def test_compiled_it_is_the_same():
-    model, clip = tiny_cvivit(), torch.rand(2, 3, 5, 16, 16)
-    ids, loss = model.encode(clip), copy.deepcopy(model)(clip)
-    assert torch.equal(torch.compile(model.encode, backend="eager")(clip), ids)
-    torch.testing.assert_close(torch.compile(model, backend="eager")(clip), loss)
-
-
-def test_checkpointed_layers_have_the_same_gradients():
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_it_is_the_same(backend):
     model, clip = tiny_cvivit(), torch.rand(2, 3, 5, 16, 16)
     twin = copy.deepcopy(model)
+    ids, loss = model.encode(clip), model(clip)
+    loss.backward()
+    compiled = torch.compile(twin, backend=backend)(clip)
+    compiled.backward()
+    torch.testing.assert_close(compiled, loss)
+    torch.testing.assert_close(
+        {name: value.grad for name, value in twin.named_parameters()},
+        {name: value.grad for name, value in model.named_parameters()},
+    )
+    twin = tiny_cvivit()
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(torch.compile(model.encode, backend=backend)(clip), model.encode(clip))
+    torch.testing.assert_close(torch.compile(model.decode, backend=backend)(ids), model.decode(ids))
+
+
+@pytest.mark.parametrize("quantizer, breaks", [("vq", 1), ("fsq", 1), ("lfq", 1), ("simvq", 1)])
+def test_at_most_the_quantizer_breaks_the_compiled_graph(quantizer, breaks):
+    model, clip = tiny_cvivit(quantizer=quantizer, quantizer_kwargs=QUANTIZERS[quantizer]), torch.rand(2, 3, 5, 16, 16)
+    ids = model.encode(clip)
+    for call, given, most in (
+        (model.encode, clip, breaks),
+        (model, clip, breaks),
+        (model.features, clip, 0),
+        (model.decode_features, model.code_features(ids), 0),
+        (model.decode, ids, breaks),
+    ):
+        torch._dynamo.reset()
+        report = torch._dynamo.explain(call)(given)
+        assert report.graph_break_count <= most, (call, report.break_reasons)
+
+
+def test_checkpointed_layers_have_the_same_gradients_and_move_the_codebook_once(monkeypatch):
+    model, clip = tiny_cvivit(), torch.rand(2, 3, 5, 16, 16)
+    twin = copy.deepcopy(model)
+    checkpoint_activations(twin)
     calls = []
-    for transformer in (twin.encode_spatial, twin.encode_temporal, twin.decode_spatial, twin.decode_temporal):
-        for block in transformer.blocks:
-            block.forward = lambda x, forward=block.forward, **options: (
-                calls.append(x) or checkpoint(forward, x, use_reentrant=False, **options)
-            )
+    forward = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda block, *args, **kw: calls.append(block) or forward(block, *args, **kw))
     model(clip).backward()
-    twin(clip).backward()
     assert len(calls) == 4
+    twin(clip).backward()
+    assert len(calls) == 4 + 2 * 4
     torch.testing.assert_close(
         {name: value.grad for name, value in model.named_parameters()},
         {name: value.grad for name, value in twin.named_parameters()},
     )
     assert all(torch.equal(value, twin.state_dict()[name]) for name, value in model.state_dict().items())
+    checkpoint_activations(twin, on=False)
+    twin(clip).backward()
+    assert len(calls) == 4 + 2 * 4 + 4

@@ -10,8 +10,19 @@ PACKAGE = ROOT / "phenaki_pytorch"
 
 # Each may import those after it. `checks` and `saving` are below all: any module may refuse and be saved.
 ORDER = (
-    *("__init__", "presets", "phenaki", "maskgit", "sampling", "cvivit", "quantize", "t5", "attention", "position"),
-    *("checks", "saving"),
+    *(
+        "__init__",
+        "presets",
+        "phenaki",
+        "maskgit",
+        "sampling",
+        "cvivit",
+        "streaming",
+        "vivit",
+        "losses",
+        "discriminator",
+    ),
+    *("quantize", "t5", "attention", "position", "checks", "saving"),
 )
 
 FILES = sorted(PACKAGE.glob("*.py"))

@@ -101,4 +101,5 @@ phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
 assert "transformers" not in sys.modules and "socket.connect" not in asked
 print(*phenaki_pytorch.__all__)
 """
-    assert run_installed(unpacked, code) == ["CViViT", "MaskGit", "Phenaki", "T5TextEncoder"]
+    names = ["CViViT", "Discriminator", "LossWeights", "MaskGit", "Phenaki", "T5TextEncoder", "checkpoint_activations"]
+    assert run_installed(unpacked, code) == names

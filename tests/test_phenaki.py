@@ -53,7 +53,7 @@ def test_all_of_it_follows_to():
     model = tiny_phenaki().to("meta")
     assert {value.device.type for value in model.state_dict().values()} == {"meta"}
     model = tiny_phenaki().to(torch.float64)
-    assert model.cvivit.embed_first.weight.dtype == torch.float64
+    assert model.cvivit.encoder.embed_first.weight.dtype == torch.float64
     assert model.cvivit.quantizer.quantizer.codebook.dtype == torch.float32
     model(clips().double(), texts=TEXTS).backward()
     assert model.generate(TEXTS, num_frames=15, prime_frames=clips(frames=3), **FAST).shape[2] == 15
@@ -120,7 +120,7 @@ def model():
     """Its frames leave [0, 1] where they are not clamped."""
     torch.manual_seed(0)
     cvivit = tiny_cvivit()
-    for layer in (cvivit.pixels_first, cvivit.pixels_rest):
+    for layer in (cvivit.decoder.pixels_first, cvivit.decoder.pixels_rest):
         layer.weight.data *= 20
     return tiny_phenaki(cvivit=cvivit)
 

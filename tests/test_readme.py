@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import phenaki_pytorch.t5
+from media import write_mp4
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,8 @@ def test_every_snippet_runs_by_itself(snippet, small_t5, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(phenaki_pytorch.t5, "_find_source", lambda name: asked.append(name) or str(small_t5))
     monkeypatch.chdir(tmp_path)
+    if "clip.mp4" in snippet:
+        write_mp4("clip.mp4", torch.rand(3, 9, 64, 64), fps=8)
     exec(compile(snippet, f"README.md: {title(snippet)}", "exec"), {"__name__": "__main__"})
     assert set(asked) <= {"google/t5-v1_1-base"}
 

@@ -1,0 +1,74 @@
+"""Stream a long clip through a tokenizer, to ids and back, frame by frame: memory, speed, and quality over time.
+
+    python examples/stream.py --preset --frames 4800                  # the paper's, random weights, 10 minutes at 8 fps
+    python examples/stream.py --model runs/phenaki/model/cvivit --frames 4001 --at 10 500 4000
+
+The clip is a moving shape on a torus, drawn as it goes, so nothing but the stream takes memory that could grow.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from measures import psnr
+from moving_shapes import MOTIONS, SPEED, Clip, draw
+from phenaki_pytorch import CViViT, presets
+
+WANDERS = 37  # frames from one turn to the next
+
+
+def frames_of(length: int, size: int, piece: int) -> Iterator[Tensor]:
+    """A red circle that turns now and then, in pieces (1, 3, f, h, w)."""
+    place = torch.tensor([0.5, 0.5])
+    for first in range(0, length, piece):
+        frames = range(first, min(first + piece, length))
+        motions = tuple(list(MOTIONS)[frame // WANDERS % len(MOTIONS)] for frame in frames)
+        yield draw([Clip("red", "circle", motions[:-1], tuple(place.tolist()), "")], size)
+        place = (place + SPEED * torch.tensor([MOTIONS[motion] for motion in motions]).sum(dim=0)) % 1
+
+
+def peak_mebibytes() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="directory of a tokenizer")
+    which.add_argument("--preset", action="store_true", help="the paper's tokenizer with random weights")
+    parser.add_argument("--frames", type=int, default=4800)
+    parser.add_argument("--piece", type=int, default=8, help="frames fed at a time")
+    parser.add_argument("--at", type=int, nargs="*", default=(), help="frames whose PSNR to print")
+    args = parser.parse_args()
+    cvivit = (presets.cvivit() if args.preset else CViViT.from_pretrained(args.model)).eval()
+    size = cvivit.image_size[0]
+    encoder, decoder = cvivit.encoder_stream(), cvivit.decoder_stream()
+    before, began = peak_mebibytes(), time.perf_counter()
+    waiting, done = torch.empty(1, 3, 0, size, size), 0
+    for piece in frames_of(args.frames, size, args.piece):
+        waiting = torch.cat((waiting, piece), dim=2)
+        ids = encoder(piece)
+        if ids.shape[1] == 0:
+            continue
+        made = decoder(ids).clamp(0, 1)
+        for frame in args.at:
+            if done <= frame < done + made.shape[2]:
+                quality = psnr(made[:, :, frame - done], waiting[:, :, frame - done])
+                print(f"frame {frame}: {quality:.1f} dB")
+        done += made.shape[2]
+        waiting = waiting[:, :, made.shape[2] :].clone()
+    seconds = time.perf_counter() - began
+    print(f"{done} of {args.frames} frames of {size}×{size} came back, {encoder.pending} wait for others")
+    print(
+        f"{done / seconds:.1f} frames a second; peak memory {peak_mebibytes() - before:.0f} MiB above the loaded model"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The second stage: MaskGit over the tokenizer's ids, given the captions."""
+
+import argparse
+from functools import partial
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from arguments import fps, recipe_of, sampling, scale_of
+from encoded import Captions, Encoded, encode_all
+from media import side_by_side, write_gif, write_sheet
+from moving_shapes import prompts, stories
+from phenaki_pytorch import CViViT, MaskGit, Phenaki
+from sources import mixture
+from training_loop import fit
+
+MAX_SCENES = 3
+
+
+def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int) -> MaskGit:
+    return MaskGit(
+        num_tokens=cvivit.codebook_size,
+        grid=cvivit.grid(args.frames),
+        dim=args.dim[1],
+        depth=args.depth[2],
+        heads=max(1, args.dim[1] // 32),
+        dim_head=32,
+        dim_context=width,
+    )
+
+
+@torch.no_grad()
+def watch_maskgit(maskgit: MaskGit, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Loss and accuracy over clips that are not trained on, two thirds of each masked."""
+    maskgit.eval()
+    ids = batch["video_ids"].to(maskgit.to_logits.weight.device)
+    masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)).to(ids.device) < 2 / 3
+    context, mask = batch["text_embeds"].to(ids.device), batch["text_mask"].to(ids.device)
+    logits = maskgit.logits(ids, masked, context, mask)[masked].float()
+    loss = nn.functional.cross_entropy(logits, ids[masked]).item()
+    return {"held_out_loss": loss, "accuracy": (logits.argmax(-1) == ids[masked]).float().mean().item()}
+
+
+def train_maskgit(
+    args, accelerator: Accelerator, phenaki: Phenaki, sets: tuple, captions: Captions, steps: int
+) -> Phenaki:
+    folder = args.out / "maskgit"
+    folder.mkdir(exist_ok=True)
+    phenaki.to(accelerator.device)
+    accelerator.print("encoding clips for the second stage")
+    draw = {"seed": args.seed, "device": accelerator.device}
+    encoded = [
+        encode_all(phenaki.cvivit, dataset, args.encoded, **draw) if dataset is not None and weight else None
+        for dataset, weight in zip(sets, (args.video_weight, args.image_weight[1]))
+    ]
+    # The last clips are watched, not trained on.
+    place = 0 if encoded[0] is not None else 1
+    clips = encoded[place]
+    kept = len(clips) - min(64, len(clips) // 10)
+    watched = captions.collate([clips[i] for i in range(kept, len(clips))])
+    encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
+    batches = mixture(args, 1, encoded, captions.collate, accelerator, steps)
+    watch = {"evaluate": partial(watch_maskgit, batch=watched), "resume": args.resume, "workers": args.workers}
+    recipe = recipe_of(args, 1, steps)
+    maskgit = fit("maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, **watch)
+    phenaki = Phenaki(cvivit=phenaki.cvivit, maskgit=maskgit, text_encoder=phenaki.text_encoder).eval()
+    if accelerator.is_main_process:
+        phenaki.save_pretrained(args.out / "model")
+        show_samples(args, phenaki, clips.captions)
+    return phenaki
+
+
+def show_samples(args: argparse.Namespace, phenaki: Phenaki, captions: list[str]) -> None:
+    """Samples and a story, as PNG and GIF."""
+    if args.data == "moving_shapes":
+        texts, told = prompts("seen", 8, seed=args.seed), list(stories(1, seed=args.seed)[0])
+    else:
+        texts = list(dict.fromkeys(captions))[:8]
+        told = texts[:MAX_SCENES]
+    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(args.seed)
+    made = phenaki.generate(texts, num_frames=args.frames, generator=generator, **sampling(args)).float().cpu()
+    sheet = {"columns": args.frames, "scale": scale_of(args)}
+    write_sheet(args.out / "maskgit" / "samples.png", list(zip(texts, made)), **sheet)
+    write_gif(args.out / "maskgit" / "samples.gif", side_by_side(made), fps(args), scale_of(args))
+    if args.frames == 1:
+        return
+    step = args.temporal_patch_size
+    overlap = 1 + (args.frames - 1) // step // 2 * step
+    whole, scenes = phenaki.generate_story(
+        told,
+        num_frames=[args.frames, *[args.frames - overlap] * (len(told) - 1)],
+        overlap=overlap,
+        generator=generator,
+        **sampling(args),
+    )
+    write_gif(args.out / "story.gif", whole[0].float().cpu(), fps(args), scale_of(args))
+    write_sheet(args.out / "story.png", [(text, scene[0].float().cpu()) for text, scene in zip(told, scenes)], **sheet)

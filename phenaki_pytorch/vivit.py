@@ -1,0 +1,163 @@
+"""The two halves of C-ViViT: frames to features and features to frames, causal in time.
+
+    frames -> patches -> spatial -> causal temporal -> features
+    features -> causal temporal -> spatial -> patches -> frames
+
+The first frame is cut into patches, the others into tubelets of `temporal_patch_size` frames, each with an
+embedding of its own (Phenaki, section 2.1, https://arxiv.org/abs/2210.02399). Spatial layers see one time step;
+temporal layers see one place, now and at most `window` − 1 steps before.
+
+Positions are rotary along every axis: attention sees differences of places, so one set of weights serves any length,
+height and width, and a clip may come in pieces whose earlier keys and values are kept.
+
+b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · d = dim · e = code_dim
+"""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from phenaki_pytorch.attention import KeyValueCache, Transformer, band
+from phenaki_pytorch.position import rotary
+
+
+class Encoder(nn.Module):
+    """Frames (b, c, f, h · ph, w · pw) in [0, 1] -> features (b, t, h, w, e)."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        patch_size: tuple[int, int],
+        temporal_patch_size: int,
+        dim: int,
+        code_dim: int,
+        spatial_depth: int,
+        temporal_depth: int,
+        heads: int,
+        dim_head: int,
+    ):
+        super().__init__()
+        self.patch_size = patch_size
+        self.temporal_patch_size = temporal_patch_size
+        frame_values = channels * patch_size[0] * patch_size[1]
+        sizes = {"heads": heads, "dim_head": dim_head}
+        self.embed_first = nn.Linear(frame_values, dim)
+        self.embed_rest = nn.Linear(frame_values * temporal_patch_size, dim)
+        self.spatial = Transformer(dim, spatial_depth, **sizes)
+        self.temporal = Transformer(dim, temporal_depth, causal=True, **sizes)
+        self.to_code = nn.Linear(dim, code_dim)
+
+    def forward(
+        self,
+        frames: Tensor,
+        *,
+        begins: bool = True,
+        window: int | Tensor | None = None,
+        caches: list[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """
+        begins  whether the first of these frames is the first of its clip, a time step of its own
+        window  time steps that the temporal layers see, their own included; None: all
+        caches  what the temporal layers kept of the frames before; are extended by these
+        """
+        frames = frames.to(self.embed_first.weight.dtype) * 2 - 1
+        ph, pw = self.patch_size
+        steps = []
+        if begins:
+            patches = rearrange(frames[:, :, :1], "b c 1 (h ph) (w pw) -> b 1 h w (c ph pw)", ph=ph, pw=pw)
+            steps.append(self.embed_first(patches))  # (b, 1, h, w, d)
+            frames = frames[:, :, 1:]
+        if frames.shape[2] > 0:
+            tubelets = rearrange(
+                frames,
+                "b c (t pt) (h ph) (w pw) -> b t h w (c pt ph pw)",
+                pt=self.temporal_patch_size,
+                ph=ph,
+                pw=pw,
+            )
+            steps.append(self.embed_rest(tubelets))  # (b, t, h, w, d)
+        x = along_space(self.spatial, torch.cat(steps, dim=1))
+        x = along_time(self.temporal, x, window, caches)
+        return self.to_code(x)
+
+
+class Decoder(nn.Module):
+    """Features (b, t, h, w, e) -> frames (b, c, f, h · ph, w · pw), near [0, 1]; the encoder backwards."""
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        patch_size: tuple[int, int],
+        temporal_patch_size: int,
+        dim: int,
+        code_dim: int,
+        spatial_depth: int,
+        temporal_depth: int,
+        heads: int,
+        dim_head: int,
+    ):
+        super().__init__()
+        self.channels = channels
+        self.patch_size = patch_size
+        self.temporal_patch_size = temporal_patch_size
+        frame_values = channels * patch_size[0] * patch_size[1]
+        sizes = {"heads": heads, "dim_head": dim_head}
+        self.from_code = nn.Linear(code_dim, dim)
+        self.temporal = Transformer(dim, temporal_depth, causal=True, **sizes)
+        self.spatial = Transformer(dim, spatial_depth, **sizes)
+        self.pixels_first = nn.Linear(dim, frame_values)
+        self.pixels_rest = nn.Linear(dim, frame_values * temporal_patch_size)
+
+    def forward(
+        self,
+        features: Tensor,
+        *,
+        begins: bool = True,
+        window: int | Tensor | None = None,
+        caches: list[KeyValueCache] | None = None,
+    ) -> Tensor:
+        """`begins`, `window`, `caches`: as in `Encoder`, of time steps in place of frames."""
+        x = self.from_code(features.to(self.from_code.weight.dtype))  # (b, t, h, w, d)
+        x = along_space(self.spatial, along_time(self.temporal, x, window, caches))
+        ph, pw = self.patch_size
+        sizes = {"c": self.channels, "ph": ph, "pw": pw}
+        frames = []
+        if begins:
+            first = self.pixels_first(x[:, :1])
+            frames.append(rearrange(first, "b 1 h w (c ph pw) -> b c 1 (h ph) (w pw)", **sizes))
+            x = x[:, 1:]
+        if x.shape[1] > 0:
+            rest = rearrange(
+                self.pixels_rest(x),
+                "b t h w (c pt ph pw) -> b c (t pt) (h ph) (w pw)",
+                pt=self.temporal_patch_size,
+                **sizes,
+            )
+            frames.append(rest)
+        return (torch.cat(frames, dim=2) + 1) / 2
+
+
+def along_space(transformer: Transformer, x: Tensor) -> Tensor:
+    """Each time step by itself: (b, t, h, w, d) -> (b, t, h, w, d)."""
+    b, t, h, w, _ = x.shape
+    tokens = rearrange(x, "b t h w d -> (b t) (h w) d")
+    tokens = transformer(tokens, rotary=rotary((h, w), transformer.dim_head, x.device))
+    return rearrange(tokens, "(b t) (h w) d -> b t h w d", b=b, t=t, h=h, w=w)
+
+
+def along_time(
+    transformer: Transformer, x: Tensor, window: int | Tensor | None, caches: list[KeyValueCache] | None
+) -> Tensor:
+    """Each place by itself, looking back only: (b, t, h, w, d) -> (b, t, h, w, d)."""
+    b, t, h, w, _ = x.shape
+    past = len(caches[0]) if caches else 0
+    visible = None
+    if past > 0 or not (window is None or (isinstance(window, int) and window >= t)):
+        visible = band(t, past, past + t if window is None else window, x.device)
+    tokens = rearrange(x, "b t h w d -> (b h w) t d")
+    # Places count from the first that is seen, so that their angles stay small however long the clip.
+    angles = rotary((past + t,), transformer.dim_head, x.device)
+    tokens = transformer(tokens, rotary=angles, visible=visible, caches=caches)
+    return rearrange(tokens, "(b h w) t d -> b t h w d", b=b, h=h, w=w)
