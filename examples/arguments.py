@@ -14,12 +14,13 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--steps", type=int, nargs=2, default=(1200, 4600), help="of the tokenizer and of MaskGit")
+    add("--steps", type=int, nargs=2, default=(1200, 3500), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
     data = parser.add_argument_group("data").add_argument
     data("--size", type=int, default=32, help="height and width, pixels")
+    data("--other-sizes", type=int, nargs="*", default=(), help="more sizes of the tokenizer's clips, each as often")
     data("--frames", type=int, default=9, help="frames of a clip, 1 + k · --temporal-patch-size")
     data("--fps", type=float, help="take a folder's frames at this rate")
     data("--stride", type=int, default=1, help="take every n-th frame of a folder's videos, without --fps")
@@ -64,12 +65,14 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss("--discriminator-lr", type=float, default=1e-3)
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=24)
+    sampling("--sampling-steps", type=int, default=30)
     sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=4.0)
+    sampling("--temperature", type=float, default=3.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
+    if args.adversarial and any(size != args.size for size in args.other_sizes):
+        parser.error("the discriminator judges frames of one size: --adversarial and --other-sizes exclude each other")
     if args.data != "moving_shapes" and (args.image_perceptual or args.video_perceptual):
         parser.error("the perceptual networks here learn the labels of the moving shapes; wrap your own: perceptual.py")
     return args

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from moving_shapes import TURN_LATEST, prompts, stories
-from moving_shapes_judge import Agreement, agree, judge, seam_ratio, speed
+from moving_shapes import IMAGE_ONLY_COLOUR, TURN_LATEST, prompts, stories
+from moving_shapes_judge import Agreement, Verdict, agree, judge, seam_ratio, speed
 from phenaki_pytorch import Phenaki
 
 OVERLAP = 5  # frames that a scene is given of the one before
@@ -85,11 +85,24 @@ def reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, float]:
 
 
 def judged_reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, Share]:
-    """The share of moving shapes (b, 3, f, h, w) whose reconstruction reads as the original does."""
+    """The share of moving shapes (b, 3, f, h, w) whose reconstruction reads as the original does.
+
+    In each attribute, in all of them, and in all of them among the white objects, if there are any. A clip may
+    turn: its motion has to read alike over all frames and over those after the latest turn.
+    """
     rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
-    pairs = list(zip(judge(videos.cpu()), judge(rebuilt.float().cpu())))
-    shares = {name: share_of([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in pairs[0][0]._fields}
-    return {f"reconstructed {name}": share for name, share in shares.items()}
+    starts = (0, TURN_LATEST) if videos.shape[2] >= SHORTEST_JUDGED else (0,)
+    readings = [
+        zip(*(judge(clips.float().cpu(), motion_start=start) for start in starts)) for clips in (videos, rebuilt)
+    ]
+    right = {name: [] for name in (*Verdict._fields, "all", "all, white")}
+    for original, copy in zip(*readings):
+        alike = [all(getattr(a, name) == getattr(b, name) for a, b in zip(original, copy)) for name in Verdict._fields]
+        for name, same in zip(right, (*alike, all(alike))):
+            right[name].append(same)
+        if original[0].colour == IMAGE_ONLY_COLOUR:
+            right["all, white"].append(all(alike))
+    return {f"reconstructed {name}": share_of(same) for name, same in right.items() if same}
 
 
 def motion_start(caption: str) -> int:

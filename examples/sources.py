@@ -1,6 +1,7 @@
 """What the stages look at: the data sets of each, mixed by weight, and clips that are not trained on."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -11,17 +12,25 @@ from mixture import Batches, Source, stack_clips
 from moving_shapes import MovingShapes
 from video_folder import IMAGE_SUFFIXES, ImageFolder, VideoFolder
 
+# The videos and the images of one size; None for what has no weight in any stage.
+DataSets = tuple[Dataset | None, Dataset | None]
 
-def data_sets(args: argparse.Namespace, stage: str) -> tuple[Dataset | None, Dataset | None]:
-    """The videos and the images of a stage; None for what has no weight in any."""
+
+def data_sets(args: argparse.Namespace, stage: str) -> list[DataSets]:
+    """What a stage learns from: in --size and, for the tokenizer, in each of --other-sizes."""
+    sizes = [args.size, *(args.other_sizes if stage == "tokenizer" else ())]
+    return [data_sets_of(args, stage, size) for size in sizes]
+
+
+def data_sets_of(args: argparse.Namespace, stage: str, size: int) -> DataSets:
     videos = images = None
     if args.data == "moving_shapes":
-        world = {"size": args.size, "seed": args.seed}
+        world = {"size": size, "seed": args.seed}
         names = ("tokenizer", "tokenizer") if stage == "tokenizer" else ("captioned_video", "captioned_images")
         videos = MovingShapes(names[0], num_frames=args.frames, **world)
         images = MovingShapes(names[1], num_frames=1, **world)
         return (videos if args.video_weight else None), (images if any(args.image_weight) else None)
-    look = {"size": args.size, "flip": args.flip, "seed": args.seed}
+    look = {"size": size, "flip": args.flip, "seed": args.seed}
     if args.video_weight:
         rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
         videos = VideoFolder(args.data, num_frames=args.frames, **rate, **look)
@@ -30,12 +39,14 @@ def data_sets(args: argparse.Namespace, stage: str) -> tuple[Dataset | None, Dat
     return videos, images
 
 
-def mixture(args, stage: int, sets: tuple, collate, accelerator: Accelerator, steps: int) -> Batches:
-    """Videos and images by their weights in a stage."""
+def mixture(
+    args: argparse.Namespace, stage: int, sets: Sequence[DataSets], collate, accelerator: Accelerator, steps: int
+) -> Batches:
+    """Videos and images by their weights in a stage, each size as often as the others."""
     weights = args.video_weight, args.image_weight[stage]
     sizes = args.batch_size[stage], 4 * args.batch_size[stage]
     return Batches(
-        [Source(*source) for source in zip(sets, weights, sizes) if source[0] is not None],
+        [Source(*source) for of_size in sets for source in zip(of_size, weights, sizes) if source[0] is not None],
         collate,
         seed=args.seed,
         steps=steps,
@@ -44,9 +55,10 @@ def mixture(args, stage: int, sets: tuple, collate, accelerator: Accelerator, st
     )
 
 
-def held_out(args: argparse.Namespace, sets: tuple, count: int) -> Tensor:
+def held_out(args: argparse.Namespace, sets: Sequence[DataSets], count: int) -> Tensor:
     """Clips to look at, (b, 3, f, h, w): of moving shapes others than those trained on, of a folder its first."""
-    dataset = sets[0] if sets[0] is not None else sets[1]
+    videos, images = sets[0]
+    dataset = images if videos is None else videos
     if args.data == "moving_shapes":
         dataset = MovingShapes("tokenizer", size=args.size, num_frames=dataset.num_frames, seed=args.seed + 1)
     return stack_clips([dataset[i] for i in range(min(count, len(dataset)))])[0]

@@ -9,7 +9,7 @@ The clip is a moving shape on a torus, drawn as it goes, so nothing but the stre
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,12 +31,25 @@ def frames_of(length: int, size: int, piece: int) -> Iterator[Tensor]:
         place = (place + SPEED * torch.tensor([MOTIONS[motion] for motion in motions]).sum(dim=0)) % 1
 
 
+@torch.no_grad()
+def there_and_back(cvivit: CViViT, pieces: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pieces of a clip -> the frames that are complete and what came back of them, (b, 3, f, h, w) each, as they do."""
+    encoder, decoder = cvivit.encoder_stream(), cvivit.decoder_stream()
+    waiting = None
+    for piece in pieces:
+        waiting = piece if waiting is None else torch.cat((waiting, piece), dim=2)
+        ids = encoder(piece)
+        if ids.shape[1] > 0:
+            made = decoder(ids).clamp(0, 1)
+            yield waiting[:, :, : made.shape[2]], made
+            waiting = waiting[:, :, made.shape[2] :].clone()
+
+
 def peak_mebibytes() -> float:
     """The most memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
@@ -48,23 +61,14 @@ def main() -> None:
     args = parser.parse_args()
     cvivit = (presets.cvivit() if args.preset else CViViT.from_pretrained(args.model)).eval()
     size = cvivit.image_size[0]
-    encoder, decoder = cvivit.encoder_stream(), cvivit.decoder_stream()
-    before, began = peak_mebibytes(), time.perf_counter()
-    waiting, done = torch.empty(1, 3, 0, size, size), 0
-    for piece in frames_of(args.frames, size, args.piece):
-        waiting = torch.cat((waiting, piece), dim=2)
-        ids = encoder(piece)
-        if ids.shape[1] == 0:
-            continue
-        made = decoder(ids).clamp(0, 1)
+    before, began, done = peak_mebibytes(), time.perf_counter(), 0
+    for original, made in there_and_back(cvivit, frames_of(args.frames, size, args.piece)):
         for frame in args.at:
             if done <= frame < done + made.shape[2]:
-                quality = psnr(made[:, :, frame - done], waiting[:, :, frame - done])
-                print(f"frame {frame}: {quality:.1f} dB")
+                print(f"frame {frame}: {psnr(made[:, :, frame - done], original[:, :, frame - done]):.1f} dB")
         done += made.shape[2]
-        waiting = waiting[:, :, made.shape[2] :].clone()
     seconds = time.perf_counter() - began
-    print(f"{done} of {args.frames} frames of {size}×{size} came back, {encoder.pending} wait for others")
+    print(f"{done} of {args.frames} frames of {size}×{size} came back; the others wait for a whole time step")
     print(
         f"{done / seconds:.1f} frames a second; peak memory {peak_mebibytes() - before:.0f} MiB above the loaded model"
     )

@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -33,7 +34,7 @@ from measures import (
 )
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
-from sources import data_sets, held_out, mixture
+from sources import DataSets, data_sets, held_out, mixture
 from train_maskgit import build_maskgit, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
@@ -41,7 +42,13 @@ from word_vectors import WordVectors
 
 
 def plan_steps(
-    args, accelerator: Accelerator, cvivit: CViViT, networks: dict, sets: tuple, maskgit: MaskGit, captions: Captions
+    args,
+    accelerator: Accelerator,
+    cvivit: CViViT,
+    networks: dict,
+    sets: Sequence[DataSets],
+    maskgit: MaskGit,
+    captions: Captions,
 ) -> list[int]:
     """As many steps of both stages as fit in --minutes by the time that one takes now.
 
@@ -52,12 +59,12 @@ def plan_steps(
     first = seconds_per_step(accelerator, tokenizer, batches, recipe_of(args, 0, 1000), opponent)
     t, h, w = maskgit.grid
     texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
-    draws = [
+    draws = tuple(
         None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
-        for dataset, frames in zip(sets, (t, 1))
-    ]
+        for dataset, frames in zip(sets[0], (t, 1))
+    )
     phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=copy.deepcopy(maskgit), text_encoder=captions.encoder)
-    batches = mixture(args, 1, draws, captions.collate, accelerator, 1000)
+    batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
     second = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
     seconds = args.minutes * 60
     steps = [max(1, int(seconds * args.share / first)), max(1, int(seconds * (1 - args.share) / second))]
@@ -131,7 +138,7 @@ def main() -> None:
         cvivit = train_tokenizer(args, accelerator, cvivit, networks, sets, steps[0])
     if args.stage != "tokenizer":
         phenaki = Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=encoder)
-        captioned = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets
+        [captioned] = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets[:1]
         phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:
             measured = measure(args, phenaki, held_out(args, sets, 200)) | {"minutes": (time.time() - began) / 60}

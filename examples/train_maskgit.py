@@ -12,7 +12,7 @@ from encoded import Captions, Encoded, encode_all
 from media import side_by_side, write_gif, write_sheet
 from moving_shapes import prompts, stories
 from phenaki_pytorch import CViViT, MaskGit, Phenaki
-from sources import mixture
+from sources import DataSets, mixture
 from training_loop import fit
 
 MAX_SCENES = 3
@@ -43,7 +43,7 @@ def watch_maskgit(maskgit: MaskGit, batch: dict[str, Tensor]) -> dict[str, float
 
 
 def train_maskgit(
-    args, accelerator: Accelerator, phenaki: Phenaki, sets: tuple, captions: Captions, steps: int
+    args, accelerator: Accelerator, phenaki: Phenaki, sets: DataSets, captions: Captions, steps: int
 ) -> Phenaki:
     folder = args.out / "maskgit"
     folder.mkdir(exist_ok=True)
@@ -60,7 +60,7 @@ def train_maskgit(
     kept = len(clips) - min(64, len(clips) // 10)
     watched = captions.collate([clips[i] for i in range(kept, len(clips))])
     encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
-    batches = mixture(args, 1, encoded, captions.collate, accelerator, steps)
+    batches = mixture(args, 1, [tuple(encoded)], captions.collate, accelerator, steps)
     watch = {"evaluate": partial(watch_maskgit, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
     maskgit = fit("maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, **watch)

@@ -1,6 +1,7 @@
 """The first stage: the tokenizer, by its pixels and, if asked for, by perceptual distances and a discriminator."""
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from media import side_by_side, write_gif, write_sheet
 from mixture import stack_clips
 from perceptual import FeatureDistance, train_classifier
 from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
-from sources import held_out, mixture
+from sources import DataSets, held_out, mixture
 from training_loop import fit
 
 
@@ -81,7 +82,9 @@ def two_sides(
     return tokenizer, AdversarialOpponent(accelerator, discriminator, tokenizer, recipe, start=start, ramp=ramp)
 
 
-def train_tokenizer(args, accelerator: Accelerator, cvivit: CViViT, networks: dict, sets: tuple, steps: int) -> CViViT:
+def train_tokenizer(
+    args, accelerator: Accelerator, cvivit: CViViT, networks: dict, sets: Sequence[DataSets], steps: int
+) -> CViViT:
     folder = args.out / "tokenizer"
     folder.mkdir(exist_ok=True)
     batches = mixture(args, 0, sets, collate_videos, accelerator, steps)

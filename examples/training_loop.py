@@ -97,13 +97,18 @@ def train_step(
     batch: dict,
     recipe: Recipe,
     step: int,
-) -> Tensor | TokenizerLosses:
-    """One step; returns the model's loss, or its parts with their total, without gradient."""
+    opponent: Opponent | None = None,
+) -> Tensor:
+    """One step of the model, then one of its opponent; returns the model's loss, without gradient."""
+    if opponent is not None:
+        opponent.before(step)
     torch.manual_seed(hash((recipe.seed, step, accelerator.process_index)) % 2**63)
     outcome = model(**batch)
     loss = outcome if isinstance(outcome, Tensor) else outcome.total
     update(accelerator, model, optimizers, loss, recipe, step)
-    return outcome
+    if opponent is not None:
+        opponent.after(step, batch, outcome)
+    return loss.detach()
 
 
 def update(
@@ -140,11 +145,7 @@ def seconds_per_step(
         if step == 3:
             began = time.perf_counter()
         batch = to_device(batches[step], accelerator.device)
-        if opponent is not None:
-            opponent.before(step)
-        outcome = train_step(accelerator, prepared, optimizers, batch, recipe, step)
-        if opponent is not None:
-            opponent.after(step, batch, outcome)
+        train_step(accelerator, prepared, optimizers, batch, recipe, step, opponent)
         done = step - 2
         if done >= 10 and time.perf_counter() - began > 10:
             break
@@ -194,12 +195,7 @@ def fit(
     losses = []
     for step, batch in enumerate(bar, first + 1):
         batch = to_device(batch, accelerator.device)
-        if opponent is not None:
-            opponent.before(step - 1)
-        outcome = train_step(accelerator, prepared, optimizers, batch, recipe, step - 1)
-        if opponent is not None:
-            opponent.after(step - 1, batch, outcome)
-        losses.append((outcome if isinstance(outcome, Tensor) else outcome.total).detach())
+        losses.append(train_step(accelerator, prepared, optimizers, batch, recipe, step - 1, opponent))
         ema.update_parameters(averaged)
         if step % recipe.log_every == 0 or step == recipe.steps:
             row = {"step": step, "loss": torch.stack(losses).mean().item(), "lr": optimizers[0].param_groups[0]["lr"]}

@@ -255,11 +255,11 @@ class MaskGit(Pretrained):
             if guided:
                 ids, masked = ids.repeat(2, 1), masked.repeat(2, 1)
             x = self._hidden(ids, masked, grid=grid, keys_values=keys_values, context_mask=context_mask)
-            out = self.to_logits(x)  # (b, n, k), or (2 b, n, k)
-            if not guided:
-                return out
-            cond, null = out.float().chunk(2)
-            return null + cond_scale * (cond - null)
+            if guided:
+                # Of the features in place of the logits, which are linear in them and many times as wide.
+                cond, null = x.float().chunk(2)
+                x = (null + cond_scale * (cond - null)).to(x.dtype)
+            return self.to_logits(x)  # (b, n, k)
 
         return logits
 

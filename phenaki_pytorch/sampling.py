@@ -101,12 +101,12 @@ def parallel_decode(
     at_first = masked.sum(dim=1)
     passes = range(steps)
     for step in passes if progress is None else progress(passes):
-        log_probs = logits(ids, masked).float().log_softmax(dim=-1)  # (b, n, k)
-        drawn = _categorical(log_probs, generator)
+        probs = logits(ids, masked).float().softmax(dim=-1)  # (b, n, k)
+        drawn = _categorical(probs, generator)
         ids = torch.where(masked, drawn, ids)
         if step + 1 < steps:
             r = (step + 1) / steps
-            confidence = log_probs.gather(-1, ids[..., None])[..., 0]  # (b, n)
+            confidence = probs.gather(-1, ids[..., None])[..., 0].log()  # (b, n)
             confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
             masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
     return ids
@@ -125,16 +125,15 @@ def _least_confident(confidence: Tensor, masked: Tensor, *, keep: Tensor) -> Ten
     return (rank < keep[:, None]) & masked
 
 
-def _categorical(log_probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw from each distribution: log-probabilities (b, n, k) -> ids (b, n).
+def _categorical(probs: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw from each distribution: probabilities (b, n, k) -> ids (b, n).
 
     First which of about √k rows of √k ids, then which id of that row: `multinomial` takes a random number for every
     probability that it is given, and on processors those for k = 1,024 were a third of the time of a generation.
     """
-    b, n, k = log_probs.shape
+    b, n, k = probs.shape
     columns = math.isqrt(k - 1) + 1
-    probs = F.pad(log_probs.exp(), (0, -k % columns))
-    rows = rearrange(probs, "b n (r c) -> (b n) r c", c=columns)
+    rows = rearrange(F.pad(probs, (0, -k % columns)), "b n (r c) -> (b n) r c", c=columns)
     row = torch.multinomial(rows.sum(dim=-1), 1, generator=generator)  # (b n, 1)
     within = rows.gather(1, repeat(row, "bn 1 -> bn 1 c", c=columns))[:, 0]
     column = torch.multinomial(within, 1, generator=generator)

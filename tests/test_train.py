@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from conftest import tiny_maskgit
+from sources import data_sets, held_out, mixture
+from train_tokenizer import collate_videos
 from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +111,19 @@ def test_every_trainable_parameter_has_one_optimizer_and_muon_only_matrices_of_t
         inside = {id(p) for p in maskgit.transformer.blocks.parameters() if p.ndim == 2}
         assert set(held[1]) == inside and inside
         assert optimizers[1].param_groups[0]["peak"] == pytest.approx(0.2)
+
+
+def test_the_tokenizer_learns_from_every_size_and_the_second_stage_from_one():
+    args = Namespace(
+        **{"data": "moving_shapes", "size": 16, "other_sizes": [24, 32], "frames": 5, "seed": 0},
+        **{"video_weight": 1.0, "image_weight": (0.5, 0.5), "batch_size": (2, 2)},
+    )
+    sets = data_sets(args, "tokenizer")
+    batches = mixture(args, 0, sets, collate_videos, Accelerator(), steps=60)
+    shapes = [tuple(batches[step]["video"].shape) for step in range(60)]
+    assert set(shapes) == {
+        *((2, 3, 5, size, size) for size in (16, 24, 32)),
+        *((8, 3, 1, size, size) for size in (16, 24, 32)),
+    }
+    assert held_out(args, sets, 4).shape == (4, 3, 5, 16, 16)
+    assert [videos.size for videos, _ in data_sets(args, "maskgit")] == [16]

@@ -1,0 +1,106 @@
+"""Compare tokenizers of moving shapes: what is left of the same clips after encoding and decoding, as table and sheet.
+
+    python examples/compare_tokenizers.py runs/pixels runs/perceptual runs/full --size 64 --sheet compared.png
+    python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
+
+Each folder is an --out of train.py; all are given the same clips, which none was trained on.
+
+b = batch · c = channels · f = frames
+"""
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from measures import judged_reconstruction, psnr, reconstruction
+from media import write_sheet
+from mixture import stack_clips
+from moving_shapes import MovingShapes
+from phenaki_pytorch import CViViT
+
+BATCH = 10
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """ "32" -> (32, 32), "32x64" -> (32, 64)."""
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
+def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> Tensor:
+    """Moving shapes (b, 3, f, h, w): the middle of a square of the longer side."""
+    side = max(size)
+    dataset = MovingShapes("tokenizer", size=side, num_frames=frames, length=count, seed=seed)
+    top, left = ((side - length) // 2 for length in size)
+    return stack_clips([dataset[i] for i in range(count)])[0][..., top : top + size[0], left : left + size[1]]
+
+
+def below_best(folder: Path) -> float:
+    """How far the PSNR at the end of the training lies below the best on its way, dB."""
+    with (folder / "tokenizer" / "curves.csv").open() as file:
+        curve = [float(row["psnr_others"]) for row in csv.DictReader(file)]
+    return max(curve) - curve[-1]
+
+
+def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
+    return psnr(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), videos)
+
+
+def measure(folder: Path, cvivit: CViViT, videos: Tensor) -> dict[str, float | str]:
+    ids = "×".join(map(str, cvivit.grid(videos.shape[2], *videos.shape[3:])))
+    return {
+        "parameters": f"{sum(parameter.numel() for parameter in cvivit.parameters()):,}",
+        "ids of a clip": ids,
+        **reconstruction(cvivit, videos),
+        **judged_reconstruction(cvivit, videos),
+        "PSNR below the run's best": below_best(folder),
+    }
+
+
+def markdown(head: Sequence[str], rows: dict[str, Sequence[float | str]]) -> str:
+    """A table whose first column are the names of the rows."""
+    lines = [["", *head], ["---"] * (1 + len(head))]
+    for name, values in rows.items():
+        shown = [f"{each:.3f}" if type(each) is float else str(each).strip() for each in values]
+        lines.append([name, *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="of train.py's runs")
+    parser.add_argument("--size", type=int, default=32, help="of the clips that are judged, pixels")
+    parser.add_argument("--frames", type=int, default=9)
+    parser.add_argument("--count", type=int, default=200, help="clips to judge")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these, such as 32x64")
+    parser.add_argument("--sheet", type=Path, help="a PNG of some clips and what each tokenizer makes of them")
+    args = parser.parse_args()
+    tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
+    names = [folder.name for folder in args.folders]
+    draw = {"frames": args.frames, "count": args.count, "seed": args.seed}
+    videos = clips_of((args.size, args.size), **draw)
+    columns = [measure(folder, cvivit, videos) for folder, cvivit in zip(args.folders, tokenizers)]
+    print(markdown(names, {row: [column[row] for column in columns] for row in columns[0]}))
+    if args.sizes:
+        rows = {}
+        for size in args.sizes:
+            clips = clips_of(size, **draw)
+            rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
+        print("\n" + markdown(names, rows))
+    if args.sheet:
+        shown = [
+            ("original", videos[:4]),
+            *((name, cvivit.reconstruct(videos[:4])) for name, cvivit in zip(names, tokenizers)),
+        ]
+        rows = [(name, clips[i]) for i in range(4) for name, clips in shown]
+        write_sheet(args.sheet, rows, columns=5, scale=max(1, 128 // args.size))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""compare_tokenizers.py: a column for each run, clips of any aspect, and a sheet."""
+
+import sys
+
+import pytest
+import torch
+
+import compare_tokenizers
+from compare_tokenizers import below_best, clips_of, height_and_width
+from conftest import tiny_cvivit
+
+
+def run_of(folder, curve):
+    """What train.py leaves of a first stage."""
+    tiny_cvivit().save_pretrained(folder / "model" / "cvivit")
+    (folder / "tokenizer").mkdir()
+    rows = [f"{200 * (i + 1)},{value}" for i, value in enumerate(curve)]
+    (folder / "tokenizer" / "curves.csv").write_text("\n".join(["step,psnr_others", *rows]))
+    return folder
+
+
+def test_other_aspects_are_the_middle_of_a_square():
+    draw = {"frames": 5, "count": 2, "seed": 0}
+    square, wide, tall = (clips_of(size, **draw) for size in ((32, 32), (16, 32), (32, 16)))
+    assert torch.equal(wide, square[..., 8:24, :]) and torch.equal(tall, square[..., 8:24])
+    assert height_and_width("32") == (32, 32) and height_and_width("16x32") == (16, 32)
+
+
+def test_how_far_a_run_fell_from_its_best(tmp_path):
+    assert below_best(run_of(tmp_path / "fell", [20.0, 26.0, 24.5])) == pytest.approx(1.5)
+    assert below_best(run_of(tmp_path / "rose", [20.0, 26.0])) == 0
+
+
+def test_a_column_for_each_run_and_a_sheet(tmp_path, monkeypatch, capsys):
+    one, two = run_of(tmp_path / "one", [20.0]), run_of(tmp_path / "two", [22.0, 21.0])
+    options = ["--size", "16", "--frames", "9", "--count", "6", "--sizes", "16", "16x24"]
+    sheet = tmp_path / "sheet.png"
+    monkeypatch.setattr(sys, "argv", ["", str(one), str(two), *options, "--sheet", str(sheet)])
+    compare_tokenizers.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | one | two |"
+    assert "| ids of a clip | 5×2×2 | 5×2×2 |" in lines
+    assert "| PSNR below the run's best | 0.000 | 1.000 |" in lines
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| PSNR at")}
+    assert set(rows) == {"PSNR at 16×16", "PSNR at 16×24"}
+    assert sheet.stat().st_size > 0

@@ -1,0 +1,74 @@
+"""What tokenizers are measured by: perfect ones score perfectly, and each fault lowers its own figure."""
+
+import pytest
+import torch
+from torch import nn
+
+from measures import edge_energy, flicker, judged_reconstruction, reconstruction
+from mixture import stack_clips
+from moving_shapes import MovingShapes
+
+
+class Copies(nn.Module):
+    """A tokenizer of one pixel a token whose reconstructions `change` spoils."""
+
+    codebook_size = 256
+
+    def __init__(self, change=lambda video: video):
+        super().__init__()
+        self.change = change
+
+    def encode(self, video):
+        self.video = video
+        return (video * 255).long().flatten(1)
+
+    def decode(self, ids):
+        return self.change(self.video)
+
+    def reconstruct(self, video):
+        return self.change(video)
+
+
+def clips(count=24):
+    dataset = MovingShapes("tokenizer", seed=3)
+    return stack_clips([dataset[i] for i in range(count)])[0]
+
+
+def turned_at_the_end(video):
+    """The last steps go back to where they came from."""
+    return torch.cat((video[:, :, :6], video[:, :, 3:6].flip(2)), dim=2)
+
+
+def test_a_perfect_tokenizer_is_right_in_everything():
+    measured = judged_reconstruction(Copies(), clips())
+    assert set(measured) == {f"reconstructed {name}" for name in ("colour", "shape", "motion", "all", "all, white")}
+    assert all(share == 1 for share in measured.values())
+    assert measured["reconstructed all"].trials == 24 and 0 < measured["reconstructed all, white"].trials < 24
+
+
+@pytest.mark.parametrize(
+    "change, wrong",
+    [
+        (lambda video: video[:, [2, 0, 1]], "colour"),
+        (lambda video: video[:, :, :1].expand_as(video), "motion"),
+        (turned_at_the_end, "motion"),
+        (lambda video: video.flip(-2), "shape"),  # no triangle stands on its head
+    ],
+    ids=["channels changed", "still", "turned at the end", "upside down"],
+)
+def test_each_fault_is_seen(change, wrong):
+    measured = judged_reconstruction(Copies(change), clips())
+    assert measured[f"reconstructed {wrong}"] < 0.9
+    assert measured["reconstructed all"] <= measured[f"reconstructed {wrong}"]
+
+
+def test_soft_edges_have_less_energy_and_a_moving_error_flickers():
+    videos = clips(4)
+    soft = nn.functional.avg_pool3d(videos, (1, 3, 3), stride=1, padding=(0, 1, 1))
+    assert edge_energy(soft) < 0.8 * edge_energy(videos)
+    assert reconstruction(Copies(lambda _: soft), videos)["edge_energy"] < 0.8
+    assert reconstruction(Copies(), videos)["edge_energy"] == 1
+    still = 0.1 * torch.randn(4, 3, 1, 32, 32)
+    moving = 0.1 * torch.randn_like(videos)
+    assert flicker(videos + still, videos) == pytest.approx(0, abs=1e-6)
+    assert flicker(videos + moving, videos) == pytest.approx(0.1 * 2**0.5, rel=0.05)
