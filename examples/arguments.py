@@ -14,7 +14,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--steps", type=int, nargs=2, default=(1200, 3500), help="of the tokenizer and of MaskGit")
+    add("--steps", type=int, nargs=2, default=(1200, 4300), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
@@ -26,7 +26,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     data("--stride", type=int, default=1, help="take every n-th frame of a folder's videos, without --fps")
     data("--flip", action="store_true", help="mirror a folder's clips at random: makes 'left' wrong")
     data("--video-weight", type=float, default=1.0, help="weight of the videos among the batches")
-    data("--image-weight", type=float, nargs=2, default=(0.02, 0.1), help="of the images, beside it, in each stage")
+    data("--image-weight", type=float, nargs=2, default=(0.02, 0.05), help="of the images, beside it, in each stage")
     data("--workers", type=int, default=0, help="processes that load data")
     data("--encoded", type=int, default=6000, help="clips, and as many images, to encode for the second stage")
 
@@ -65,9 +65,9 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss("--discriminator-lr", type=float, default=1e-3)
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=30)
+    sampling("--sampling-steps", type=int, default=24)
     sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=3.0)
+    sampling("--temperature", type=float, default=4.0)
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
