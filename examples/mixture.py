@@ -54,13 +54,19 @@ class Batches(Dataset):
         draw = random.Random(f"{self.seed} {step}")
         [source] = draw.choices(self.sources, [source.weight for source in self.sources])
         first = (step * self.processes + self.process) * source.batch_size
-        return self.collate([self._item(source.dataset, first + i) for i in range(source.batch_size)])
+        return self.collate(self._items(source.dataset, range(first, first + source.batch_size)))
 
-    def _item(self, dataset: Dataset, number: int) -> dict:
-        """The number-th draw from a data set: its epochs follow one another, each in an order of its own."""
-        epoch, place = divmod(number, len(dataset))
-        index = int(shuffled(len(dataset), self.seed, epoch)[place])
-        return dataset.draw(index, epoch) if hasattr(dataset, "draw") else dataset[index]
+    def _items(self, dataset: Dataset, numbers: Sequence[int]) -> list[dict]:
+        """Draws from a data set, by their numbers: its epochs follow one another, each in an order of its own."""
+        length = len(dataset)
+        draws = [
+            (int(shuffled(length, self.seed, number // length)[number % length]), number // length)
+            for number in numbers
+        ]
+        if hasattr(dataset, "draw"):
+            return [dataset.draw(index, epoch) for index, epoch in draws]
+        indices = [index for index, _ in draws]
+        return dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
 
 
 @lru_cache(maxsize=8)

@@ -41,7 +41,7 @@ from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
 
 
-def plan_steps(
+def plan(
     args,
     accelerator: Accelerator,
     cvivit: CViViT,
@@ -50,29 +50,39 @@ def plan_steps(
     maskgit: MaskGit,
     captions: Captions,
 ) -> list[int]:
-    """As many steps of both stages as fit in --minutes by the time that one takes now.
+    """The steps of both stages: --steps, or as many as fit in --minutes by the time that one takes now.
 
-    A tokenizer's step is timed with the discriminator, if there is one.
+    Prints how long they will take. A tokenizer's step is timed with the discriminator, if there is one.
     """
-    batches = mixture(args, 0, sets, collate_videos, accelerator, 1000)
-    tokenizer, opponent = two_sides(args, accelerator, copy.deepcopy(cvivit), networks, steps=1000, start=0)
-    first = seconds_per_step(accelerator, tokenizer, batches, recipe_of(args, 0, 1000), opponent)
-    t, h, w = maskgit.grid
-    texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
-    draws = tuple(
-        None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
-        for dataset, frames in zip(sets[0], (t, 1))
-    )
-    phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=copy.deepcopy(maskgit), text_encoder=captions.encoder)
-    batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
-    second = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
-    seconds = args.minutes * 60
-    steps = [max(1, int(seconds * args.share / first)), max(1, int(seconds * (1 - args.share) / second))]
-    accelerator.print(
-        f"tokenizer: {steps[0]} steps of {first:.2f} s, maskgit: {steps[1]} steps of {second:.2f} s, "
-        f"in all about {(steps[0] * first + steps[1] * second) / 60:.0f} minutes and what evaluation takes",
-        flush=True,
-    )
+    seconds = [0.0, 0.0]
+    if args.stage != "maskgit":
+        batches = mixture(args, 0, sets, collate_videos, accelerator, 1000)
+        tokenizer, opponent = two_sides(args, accelerator, copy.deepcopy(cvivit), networks, steps=1000, start=0)
+        seconds[0] = seconds_per_step(accelerator, tokenizer, batches, recipe_of(args, 0, 1000), opponent)
+    if args.stage != "tokenizer":
+        t, h, w = maskgit.grid
+        texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
+        draws = tuple(
+            None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
+            for dataset, frames in zip(sets[0], (t, 1))
+        )
+        phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=copy.deepcopy(maskgit), text_encoder=captions.encoder)
+        batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
+        seconds[1] = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
+    steps = list(args.steps)
+    if args.minutes is not None:
+        share = {"both": args.share, "tokenizer": 1.0, "maskgit": 0.0}[args.stage]
+        steps = [
+            max(1, int(60 * args.minutes * part / one)) if one > 0 else 0
+            for part, one in zip((share, 1 - share), seconds)
+        ]
+    each = [
+        f"{name}: {count} steps of {one:.2f} s"
+        for name, count, one in zip(("tokenizer", "maskgit"), steps, seconds)
+        if one > 0
+    ]
+    whole = sum(count * one for count, one in zip(steps, seconds)) / 60
+    accelerator.print(f"{', '.join(each)}, in all about {whole:.0f} minutes and what evaluation takes", flush=True)
     return steps
 
 
@@ -94,12 +104,12 @@ def measure(args: argparse.Namespace, phenaki: Phenaki, videos: Tensor) -> dict[
 
 def main() -> None:
     args = parse_arguments(__doc__)
-    plan = args.out / "plan.json"
+    planned = args.out / "plan.json"
     steps = None
     if args.resume:
-        if not plan.is_file():
-            raise SystemExit(f"nothing to resume: {plan} is not there")
-        saved = json.loads(plan.read_text())
+        if not planned.is_file():
+            raise SystemExit(f"nothing to resume: {planned} is not there")
+        saved = json.loads(planned.read_text())
         args = argparse.Namespace(**saved["arguments"], out=args.out, resume=True)
         steps = saved["steps"]
     if args.precision == "auto":
@@ -126,12 +136,11 @@ def main() -> None:
     maskgit = build_maskgit(args, cvivit, width)
     networks = perceptual_networks(args, accelerator) if args.stage != "maskgit" else {}
     if steps is None:
-        steps = list(args.steps)
-        if args.minutes is not None:
-            steps = plan_steps(args, accelerator, cvivit, networks, sets, maskgit, captions)
+        steps = plan(args, accelerator, cvivit, networks, sets, maskgit, captions)
         if accelerator.is_main_process:
             arguments = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
-            plan.write_text(json.dumps({"steps": steps, "arguments": arguments}, indent=2) + "\n")
+            planned.write_text(json.dumps({"steps": steps, "arguments": arguments}, indent=2) + "\n")
+        set_seed(args.seed)  # how many random numbers the timing drew depends on the time it took
     steps = broadcast_object_list(steps)
 
     if args.stage != "maskgit":

@@ -147,7 +147,7 @@ def seconds_per_step(
         batch = to_device(batches[step], accelerator.device)
         train_step(accelerator, prepared, optimizers, batch, recipe, step, opponent)
         done = step - 2
-        if done >= 10 and time.perf_counter() - began > 10:
+        if done >= 10 and time.perf_counter() - began > 3:
             break
     accelerator.free_memory()
     return (time.perf_counter() - began) / max(done, 1)
@@ -205,7 +205,7 @@ def fit(
             rows.append(row)
             bar.set_postfix({key: f"{value:.3g}" for key, value in row.items() if key not in ("step", "lr")})
             if accelerator.is_main_process:
-                write_rows(folder, rows)
+                write_rows(folder / "curves.csv", rows)
         if (step % recipe.checkpoint_every == 0 or step == recipe.steps) and accelerator.is_main_process:
             # The mean over the logging interval starts anew after a checkpoint, in this run as in a resumed one.
             losses.clear()
@@ -216,6 +216,8 @@ def fit(
             if opponent is not None:
                 state["opponent"] = opponent.state_dict()
             save_checkpoint(folder, state)
+            if rows:
+                write_curves(folder / "curves.png", folder / "curves.csv")
     bar.close()
     accelerator.free_memory()
     return ema.module
@@ -224,14 +226,11 @@ def fit(
 # curves and checkpoints
 
 
-def write_rows(folder: Path, rows: list[dict[str, float]]) -> None:
-    """curves.csv and curves.png."""
-    path = folder / "curves.csv"
+def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    write_curves(folder / "curves.png", path)
 
 
 def save_checkpoint(folder: Path, state: dict) -> None:
