@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from measures import judged_reconstruction, psnr, reconstruction
+from arguments import scale_of
+from measures import BATCH, judged_reconstruction, psnr, reconstruction
 from media import write_sheet
 from mixture import stack_clips
 from moving_shapes import MovingShapes
 from phenaki_pytorch import CViViT
-
-BATCH = 10
 
 
 def height_and_width(text: str) -> tuple[int, int]:
@@ -99,7 +98,7 @@ def main() -> None:
             *((name, cvivit.reconstruct(videos[:4])) for name, cvivit in zip(names, tokenizers)),
         ]
         rows = [(name, clips[i]) for i in range(4) for name, clips in shown]
-        write_sheet(args.sheet, rows, columns=5, scale=max(1, 128 // args.size))
+        write_sheet(args.sheet, rows, columns=5, scale=scale_of(args))
 
 
 if __name__ == "__main__":

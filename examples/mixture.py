@@ -59,13 +59,10 @@ class Batches(Dataset):
     def _items(self, dataset: Dataset, numbers: Sequence[int]) -> list[dict]:
         """Draws from a data set, by their numbers: its epochs follow one another, each in an order of its own."""
         length = len(dataset)
-        draws = [
-            (int(shuffled(length, self.seed, number // length)[number % length]), number // length)
-            for number in numbers
-        ]
+        epochs, places = zip(*(divmod(number, length) for number in numbers))
+        indices = [int(shuffled(length, self.seed, epoch)[place]) for epoch, place in zip(epochs, places)]
         if hasattr(dataset, "draw"):
-            return [dataset.draw(index, epoch) for index, epoch in draws]
-        indices = [index for index, _ in draws]
+            return [dataset.draw(index, epoch) for index, epoch in zip(indices, epochs)]
         return dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
 
 

@@ -22,7 +22,7 @@ from phenaki_pytorch.losses import PAPER_WEIGHTS, LossWeights, Perceptual, Token
 from phenaki_pytorch.quantize import Quantizer
 from phenaki_pytorch.saving import Pretrained
 from phenaki_pytorch.streaming import DecoderStream, EncoderStream
-from phenaki_pytorch.vivit import Decoder, Encoder
+from phenaki_pytorch.vivit import Decoder, Encoder, Sizes
 
 # Clips with more tokens than this are encoded and decoded in pieces.
 TOKENS_AT_ONCE = 16_384
@@ -100,19 +100,19 @@ class CViViT(Pretrained):
         self.temporal_window = temporal_window
         self._check_image_size(*self.image_size)
 
-        halves = {
-            "channels": channels,
-            "patch_size": self.patch_size,
-            "temporal_patch_size": temporal_patch_size,
-            "dim": dim,
-            "code_dim": code_dim,
-            "spatial_depth": spatial_depth,
-            "temporal_depth": temporal_depth,
-            "heads": heads,
-            "dim_head": dim_head,
-        }
-        self.encoder = Encoder(**halves)
-        self.decoder = Decoder(**halves)
+        halves = Sizes(
+            channels=channels,
+            patch_size=self.patch_size,
+            temporal_patch_size=temporal_patch_size,
+            dim=dim,
+            code_dim=code_dim,
+            spatial_depth=spatial_depth,
+            temporal_depth=temporal_depth,
+            heads=heads,
+            dim_head=dim_head,
+        )
+        self.encoder = Encoder(halves)
+        self.decoder = Decoder(halves)
         init_weights(self)
         for pixels in (self.decoder.pixels_first, self.decoder.pixels_rest):
             pixels.weight.data.mul_(0.1)  # start near grey, not at noise

@@ -13,6 +13,8 @@ height and width, and a clip may come in pieces whose earlier keys and values ar
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · d = dim · e = code_dim
 """
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -21,32 +23,44 @@ from phenaki_pytorch.attention import KeyValueCache, Transformer, band
 from phenaki_pytorch.position import rotary
 
 
+class Sizes(NamedTuple):
+    """What encoder and decoder have in common."""
+
+    channels: int
+    patch_size: tuple[int, int]
+    temporal_patch_size: int
+    dim: int
+    code_dim: int
+    spatial_depth: int
+    temporal_depth: int
+    heads: int
+    dim_head: int
+
+    @property
+    def frame_values(self) -> int:
+        """The values of a patch of one frame."""
+        return self.channels * self.patch_size[0] * self.patch_size[1]
+
+    def spatial(self) -> Transformer:
+        """What sees one time step, (b · t, h · w, d) -> (b · t, h · w, d)."""
+        return Transformer(self.dim, self.spatial_depth, heads=self.heads, dim_head=self.dim_head)
+
+    def temporal(self) -> Transformer:
+        """What sees one place, looking back only, (b · h · w, t, d) -> (b · h · w, t, d)."""
+        return Transformer(self.dim, self.temporal_depth, causal=True, heads=self.heads, dim_head=self.dim_head)
+
+
 class Encoder(nn.Module):
     """Frames (b, c, f, h · ph, w · pw) in [0, 1] -> features (b, t, h, w, e)."""
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        patch_size: tuple[int, int],
-        temporal_patch_size: int,
-        dim: int,
-        code_dim: int,
-        spatial_depth: int,
-        temporal_depth: int,
-        heads: int,
-        dim_head: int,
-    ):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.patch_size = patch_size
-        self.temporal_patch_size = temporal_patch_size
-        frame_values = channels * patch_size[0] * patch_size[1]
-        sizes = {"heads": heads, "dim_head": dim_head}
-        self.embed_first = nn.Linear(frame_values, dim)
-        self.embed_rest = nn.Linear(frame_values * temporal_patch_size, dim)
-        self.spatial = Transformer(dim, spatial_depth, **sizes)
-        self.temporal = Transformer(dim, temporal_depth, causal=True, **sizes)
-        self.to_code = nn.Linear(dim, code_dim)
+        self.sizes = sizes
+        self.embed_first = nn.Linear(sizes.frame_values, sizes.dim)
+        self.embed_rest = nn.Linear(sizes.frame_values * sizes.temporal_patch_size, sizes.dim)
+        self.spatial = sizes.spatial()
+        self.temporal = sizes.temporal()
+        self.to_code = nn.Linear(sizes.dim, sizes.code_dim)
 
     def forward(
         self,
@@ -62,7 +76,7 @@ class Encoder(nn.Module):
         caches  what the temporal layers kept of the frames before; are extended by these
         """
         frames = frames.to(self.embed_first.weight.dtype) * 2 - 1
-        ph, pw = self.patch_size
+        ph, pw = self.sizes.patch_size
         steps = []
         if begins:
             patches = rearrange(frames[:, :, :1], "b c 1 (h ph) (w pw) -> b 1 h w (c ph pw)", ph=ph, pw=pw)
@@ -72,7 +86,7 @@ class Encoder(nn.Module):
             tubelets = rearrange(
                 frames,
                 "b c (t pt) (h ph) (w pw) -> b t h w (c pt ph pw)",
-                pt=self.temporal_patch_size,
+                pt=self.sizes.temporal_patch_size,
                 ph=ph,
                 pw=pw,
             )
@@ -85,30 +99,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Features (b, t, h, w, e) -> frames (b, c, f, h · ph, w · pw), near [0, 1]; the encoder backwards."""
 
-    def __init__(
-        self,
-        *,
-        channels: int,
-        patch_size: tuple[int, int],
-        temporal_patch_size: int,
-        dim: int,
-        code_dim: int,
-        spatial_depth: int,
-        temporal_depth: int,
-        heads: int,
-        dim_head: int,
-    ):
+    def __init__(self, sizes: Sizes):
         super().__init__()
-        self.channels = channels
-        self.patch_size = patch_size
-        self.temporal_patch_size = temporal_patch_size
-        frame_values = channels * patch_size[0] * patch_size[1]
-        sizes = {"heads": heads, "dim_head": dim_head}
-        self.from_code = nn.Linear(code_dim, dim)
-        self.temporal = Transformer(dim, temporal_depth, causal=True, **sizes)
-        self.spatial = Transformer(dim, spatial_depth, **sizes)
-        self.pixels_first = nn.Linear(dim, frame_values)
-        self.pixels_rest = nn.Linear(dim, frame_values * temporal_patch_size)
+        self.sizes = sizes
+        self.from_code = nn.Linear(sizes.code_dim, sizes.dim)
+        self.temporal = sizes.temporal()
+        self.spatial = sizes.spatial()
+        self.pixels_first = nn.Linear(sizes.dim, sizes.frame_values)
+        self.pixels_rest = nn.Linear(sizes.dim, sizes.frame_values * sizes.temporal_patch_size)
 
     def forward(
         self,
@@ -121,19 +119,19 @@ class Decoder(nn.Module):
         """`begins`, `window`, `caches`: as in `Encoder`, of time steps in place of frames."""
         x = self.from_code(features.to(self.from_code.weight.dtype))  # (b, t, h, w, d)
         x = along_space(self.spatial, along_time(self.temporal, x, window, caches))
-        ph, pw = self.patch_size
-        sizes = {"c": self.channels, "ph": ph, "pw": pw}
+        ph, pw = self.sizes.patch_size
+        axes = {"c": self.sizes.channels, "ph": ph, "pw": pw}
         frames = []
         if begins:
             first = self.pixels_first(x[:, :1])
-            frames.append(rearrange(first, "b 1 h w (c ph pw) -> b c 1 (h ph) (w pw)", **sizes))
+            frames.append(rearrange(first, "b 1 h w (c ph pw) -> b c 1 (h ph) (w pw)", **axes))
             x = x[:, 1:]
         if x.shape[1] > 0:
             rest = rearrange(
                 self.pixels_rest(x),
                 "b t h w (c pt ph pw) -> b c (t pt) (h ph) (w pw)",
-                pt=self.temporal_patch_size,
-                **sizes,
+                pt=self.sizes.temporal_patch_size,
+                **axes,
             )
             frames.append(rest)
         return (torch.cat(frames, dim=2) + 1) / 2
