@@ -14,7 +14,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--steps", type=int, nargs=2, default=(1200, 4300), help="of the tokenizer and of MaskGit")
+    add("--steps", type=int, nargs=2, default=(1400, 3600), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
@@ -65,9 +65,10 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss("--discriminator-lr", type=float, default=1e-3)
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=24)
+    sampling("--sampling-steps", type=int, default=30)
     sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=4.0)
+    sampling("--temperature", type=float, default=2.0)
+    sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.4), metavar=("FIRST", "LAST"))
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
@@ -93,7 +94,8 @@ def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    return {"steps": args.sampling_steps, "cond_scale": args.cond_scale, "temperature": args.temperature}
+    names = ("cond_scale", "temperature", "token_temperature")
+    return {"steps": args.sampling_steps, **{name: getattr(args, name) for name in names}}
 
 
 def scale_of(args: argparse.Namespace) -> int:

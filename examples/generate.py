@@ -53,6 +53,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     sampling("--steps", type=int, help="passes of parallel decoding")
     sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
     sampling("--temperature", type=float, help="noise on the confidence in parallel decoding")
+    softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
+    sampling("--token-temperature", type=float, **softmax)
     look = parser.add_argument_group("picture").add_argument
     look("--fps", type=float, help="to play at; default: the training's --fps, or the rate of --video, or 8")
     look("--scale", type=int, help="enlarge by a whole number; default: to about 128 pixels")
@@ -97,6 +99,7 @@ def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
         "steps": plan.get("sampling_steps", 24),
         "cond_scale": plan.get("cond_scale", 7.0),
         "temperature": plan.get("temperature", 4.0),
+        "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
         "scale": scale + scale % 2 if odd else scale,  # h264 stores colour for 2 × 2 pixels
         "fps": plan.get("fps"),
     }
@@ -159,6 +162,7 @@ def draw_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None
             steps=args.steps,
             cond_scale=args.cond_scale,
             temperature=args.temperature,
+            token_temperature=args.token_temperature,
             generator=generator,
             progress=partial(tqdm, desc=f"scene {number} of {len(prompts)}"),
         )

@@ -1,7 +1,9 @@
-"""What several classes refuse in the same words: ids, masks and batches that do not fit.
+"""Refusing what does not fit: ids, masks, batches, stories.
 
 Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +38,26 @@ def batch_of(batch_size: int, context: Tensor | None) -> int:
     if batch_size != 1:
         raise ValueError(f"batch_size is {batch_size}, the context has a batch of {len(context)}")
     return len(context)
+
+
+def scenes_of(
+    scenes: Sequence[str] | Sequence[Sequence[str]], num_frames: int | Sequence[int]
+) -> tuple[list[list[str]], list[int]]:
+    """What the stories ask for, scene by scene: the prompts of all of them, and how many frames."""
+    if isinstance(scenes, str):
+        raise TypeError(f"scenes must be a list of prompts, got one str, {scenes!r}")
+    if len(scenes) == 0:
+        raise ValueError("a story needs at least 1 scene, got 0")
+    stories = [list(scenes)] if isinstance(scenes[0], str) else [list(story) for story in scenes]
+    lengths = sorted({len(story) for story in stories})
+    if len(lengths) > 1 or lengths[0] == 0:
+        raise ValueError(f"stories need equally many scenes, at least 1, got {lengths}")
+    counts = [num_frames] * lengths[0] if isinstance(num_frames, int) else list(num_frames)
+    if len(counts) != lengths[0]:
+        raise ValueError(f"expected one num_frames for each of {lengths[0]} scenes, got {len(counts)}")
+    if min(counts) < 1:
+        raise ValueError(f"num_frames must be at least 1, got {min(counts)}")
+    return [list(prompts) for prompts in zip(*stories)], counts
 
 
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:

@@ -9,6 +9,8 @@ https://arxiv.org/abs/2207.12598).
 b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim · k = num_tokens
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -182,6 +184,7 @@ class MaskGit(Pretrained):
         steps: int = 24,
         cond_scale: float = 7.0,
         temperature: float = 4.0,
+        token_temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -194,12 +197,13 @@ class MaskGit(Pretrained):
         steps        passes of parallel decoding
         cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, the paper's λ is s − 1
         temperature  scale of the Gumbel noise on MaskGIT's confidence, annealed to 0; not a softmax temperature
+        token_temperature  softmax temperature of the tokens: a number, or the first step's and the last's
         generator    source of all randomness; its device is the model's
         progress     tqdm, or anything that wraps the steps
 
         Dropout is off, whatever the mode of the module. Raises ValueError where a size or value does not fit.
         """
-        check_sampling(steps, temperature)
+        check_sampling(steps, temperature, token_temperature)
         if cond_scale < 0:
             raise ValueError(f"cond_scale must be at least 0, got {cond_scale}")
         t, h, w = grid = self.grid if grid is None else grid
@@ -225,6 +229,7 @@ class MaskGit(Pretrained):
                 rearrange(masked, "b t h w -> b (t h w)"),
                 steps=steps,
                 temperature=temperature,
+                token_temperature=token_temperature,
                 schedule=self.schedule,
                 generator=generator,
                 progress=progress,

@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.checks import batch_of
+from phenaki_pytorch.checks import batch_of, scenes_of
 from phenaki_pytorch.cvivit import CViViT, real_tokens
 from phenaki_pytorch.maskgit import MaskGit
 from phenaki_pytorch.sampling import Progress, check_sampling
@@ -130,6 +130,7 @@ class Phenaki(Pretrained):
         steps: int = 24,
         cond_scale: float = 7.0,
         temperature: float = 4.0,
+        token_temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -141,11 +142,11 @@ class Phenaki(Pretrained):
                       are looked at as the tokenizer takes (1 + k · temporal_patch_size) and the window leaves room
                       for; from longer ones the last `overlap`
         overlap       frames that each further window shares with what is there already, 1 + k · temporal_patch_size
-        steps, cond_scale, temperature, generator, progress   see `MaskGit.generate`
+        steps, cond_scale, temperature, token_temperature, generator, progress   see `MaskGit.generate`
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        check_sampling(steps, temperature)
+        check_sampling(steps, temperature, token_temperature)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._context(texts, text_embeds, text_mask)
@@ -168,6 +169,7 @@ class Phenaki(Pretrained):
                 steps=steps,
                 cond_scale=cond_scale,
                 temperature=temperature,
+                token_temperature=token_temperature,
                 generator=generator,
                 progress=progress,
             )
@@ -188,11 +190,12 @@ class Phenaki(Pretrained):
         steps: int = 24,
         cond_scale: float = 7.0,
         temperature: float = 4.0,
+        token_temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        check_sampling(steps, temperature)
+        check_sampling(steps, temperature, token_temperature)
         context, context_mask = self._context(texts, text_embeds, text_mask)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
@@ -202,6 +205,7 @@ class Phenaki(Pretrained):
             steps=steps,
             cond_scale=cond_scale,
             temperature=temperature,
+            token_temperature=token_temperature,
             generator=generator,
             progress=progress,
         )
@@ -216,6 +220,7 @@ class Phenaki(Pretrained):
         steps: int = 24,
         cond_scale: float = 7.0,
         temperature: float = 4.0,
+        token_temperature: float | Sequence[float] = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -226,30 +231,19 @@ class Phenaki(Pretrained):
 
         Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames.
         """
-        if isinstance(scenes, str):
-            raise TypeError(f"scenes must be a list of prompts, got one str, {scenes!r}")
-        if len(scenes) == 0:
-            raise ValueError("a story needs at least 1 scene, got 0")
-        stories = [list(scenes)] if isinstance(scenes[0], str) else [list(story) for story in scenes]
-        lengths = sorted({len(story) for story in stories})
-        if len(lengths) > 1 or lengths[0] == 0:
-            raise ValueError(f"stories need equally many scenes, at least 1, got {lengths}")
-        counts = [num_frames] * lengths[0] if isinstance(num_frames, int) else list(num_frames)
-        if len(counts) != lengths[0]:
-            raise ValueError(f"expected one num_frames for each of {lengths[0]} scenes, got {len(counts)}")
-        if min(counts) < 1:
-            raise ValueError(f"num_frames must be at least 1, got {min(counts)}")
+        scene_prompts, counts = scenes_of(scenes, num_frames)
         self._check_overlap(overlap)
         videos, recent = [], None
-        for prompts, count in zip(zip(*stories), counts):
+        for prompts, count in zip(scene_prompts, counts):
             new = self.generate(
-                list(prompts),
+                prompts,
                 num_frames=count,
                 prime_frames=recent,
                 overlap=overlap,
                 steps=steps,
                 cond_scale=cond_scale,
                 temperature=temperature,
+                token_temperature=token_temperature,
                 generator=generator,
                 progress=progress,
             )

@@ -8,7 +8,7 @@ b = batch · n = tokens · k = number of codes
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -63,12 +63,20 @@ def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return -exponential.log()
 
 
-def check_sampling(steps: int, temperature: float) -> None:
-    """Refuse steps < 1 and negative temperatures."""
+def check_sampling(steps: int, temperature: float, token_temperature: float | Sequence[float]) -> None:
+    """Refuse steps < 1, negative temperatures, and token temperatures that are not one or two numbers above 0."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
+    ends = _ends(token_temperature)
+    if len(ends) != 2 or min(ends) <= 0:
+        raise ValueError(f"token_temperature must be a number above 0, or two of them, got {token_temperature}")
+
+
+def _ends(value: float | Sequence[float]) -> tuple[float, ...]:
+    """What a value is at the first step and at the last."""
+    return tuple(value) if isinstance(value, Sequence) else (value, value)
 
 
 @torch.no_grad()
@@ -79,6 +87,7 @@ def parallel_decode(
     *,
     steps: int = 24,
     temperature: float = 4.0,
+    token_temperature: float | Sequence[float] = 1.0,
     schedule: str = "cosine",
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
@@ -90,18 +99,22 @@ def parallel_decode(
     ids          int64 (b, n); tokens that are not masked are given and never change
     masked       bool (b, n), True where a token is to be drawn
     temperature  scale of the Gumbel noise on the confidence, annealed to 0 over the steps
+    token_temperature  what the logits are divided by, for the draws and the confidence; of two numbers, the first
+                 step takes the one, the last step the other, those between lie on a line. MaskGIT's is 1
 
     With U tokens masked at first, max(1, ⌊U · γ((t + 1) / steps)⌋) are left masked after step t (fewer where that
     would keep none); what the last step draws is the result. Accepted tokens are never drawn again.
 
     Returns ids (b, n).
     """
-    check_sampling(steps, temperature)
+    check_sampling(steps, temperature, token_temperature)
     mask_share(torch.zeros(()), schedule)  # refuses unknown schedules
     at_first = masked.sum(dim=1)
+    first, last = _ends(token_temperature)
     passes = range(steps)
     for step in passes if progress is None else progress(passes):
-        probs = logits(ids, masked).float().softmax(dim=-1)  # (b, n, k)
+        divisor = first + (last - first) * step / max(1, steps - 1)
+        probs = (logits(ids, masked).float() / divisor).softmax(dim=-1)  # (b, n, k)
         drawn = _categorical(probs, generator)
         ids = torch.where(masked, drawn, ids)
         if step + 1 < steps:

@@ -156,6 +156,7 @@ def test_batches_that_do_not_fit(changes, message):
     [
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"temperature": -1}, "temperature must be at least 0, got -1"),
+        ({"token_temperature": 0}, "token_temperature must be a number above 0, or two of them, got 0"),
         ({"cond_scale": -0.5}, "cond_scale must be at least 0, got -0.5"),
         ({"grid": (7, 2, 2)}, r"window \(6, 2, 2\), got \(7, 2, 2\)"),
         ({"grid": (0, 2, 2)}, r"\(1, 1, 1\) and the window \(6, 2, 2\), got \(0, 2, 2\)"),
@@ -253,6 +254,7 @@ def test_encoders_that_lose_texts():
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"temperature": -2.0}, "temperature must be at least 0, got -2.0"),
+        ({"token_temperature": [1.0, 0.0]}, r"above 0, or two of them, got \[1.0, 0.0\]"),
         ({"cond_scale": -1}, "cond_scale must be at least 0, got -1"),
         ({"texts": None}, "either texts or text_embeds, got none"),
         ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),

@@ -40,7 +40,8 @@ def model(tmp_path_factory):
     """A model's folder, and beside it what train.py leaves there."""
     out = tmp_path_factory.mktemp("run")
     tiny().save_pretrained(out / "model")
-    arguments = {"text_encoder": "words", "sampling_steps": 2, "cond_scale": 3.0, "temperature": 1.0}
+    softmax = {"token_temperature": (1.2, 0.4)}
+    arguments = {"text_encoder": "words", "sampling_steps": 2, "cond_scale": 3.0, "temperature": 1.0, **softmax}
     plan = {"steps": [1, 1], "arguments": {**arguments, "fps": None, "stride": 1}}
     (out / "plan.json").write_text(json.dumps(plan))
     return out / "model"
@@ -95,7 +96,8 @@ def test_the_story_is_that_of_the_library(run, model):
     video = reduce(video, "c f (h sh) (w sw) -> c f h w", "mean", sh=8, sw=8)
     phenaki = Phenaki.from_pretrained(model, text_encoder=WordVectors())
     generator = torch.Generator().manual_seed(3)
-    sampling = {"steps": 2, "cond_scale": 3.0, "temperature": 1.0, "generator": generator}
+    sampling = {"steps": 2, "cond_scale": 3.0, "temperature": 1.0, "token_temperature": (1.2, 0.4)}
+    sampling["generator"] = generator
     expected, other = (
         phenaki.generate_story(["left", "up"], num_frames=[9, 4], overlap=5, **sampling)[0][0] for _ in range(2)
     )

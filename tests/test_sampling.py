@@ -181,6 +181,23 @@ def test_temperature_makes_less_confident_tokens_stay():
     assert hot[:, 25:].mean() < 0.9 and abs(hot[:, 25:].mean() - hot[:, :25].mean()) < 0.25
 
 
+def test_token_temperature_divides_the_logits():
+    logits = torch.randn(3, 50, CODES, generator=seed(4))
+    for steps in (1, 5):
+        one = decode(logits=logits, steps=steps, token_temperature=0.5)[2]
+        assert torch.equal(one, decode(logits=2 * logits, steps=steps)[2])
+        assert not torch.equal(one, decode(logits=logits, steps=steps)[2])
+
+
+def test_token_temperature_goes_from_the_first_steps_to_the_last():
+    divisors = iter((3.0, 2.5, 2.0, 1.5, 1.0))
+    logits = torch.randn(3, 50, CODES, generator=seed(4))
+    ids, masked = torch.zeros(3, 50, dtype=torch.int64), torch.ones(3, 50, dtype=torch.bool)
+    expected = parallel_decode(lambda *_: logits / next(divisors), ids, masked, steps=5, generator=seed())
+    assert torch.equal(decode(logits=logits, ids=ids, steps=5, token_temperature=(3.0, 1.0))[2], expected)
+    assert not torch.equal(decode(logits=logits, ids=ids, steps=5, token_temperature=(1.0, 3.0))[2], expected)
+
+
 def test_noise_falls_to_nothing_over_the_steps(monkeypatch):
     import phenaki_pytorch.sampling as sampling
 
@@ -243,7 +260,13 @@ def test_progress_wraps_the_steps():
 
 @pytest.mark.parametrize(
     "options, message",
-    [({"steps": 0}, "steps must be at least 1, got 0"), ({"temperature": -0.5}, "at least 0, got -0.5")],
+    [
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"temperature": -0.5}, "at least 0, got -0.5"),
+        ({"token_temperature": 0.0}, "above 0, or two of them, got 0.0"),
+        ({"token_temperature": (1.0, -1.0)}, r"above 0, or two of them, got \(1.0, -1.0\)"),
+        ({"token_temperature": (1.0,)}, r"above 0, or two of them, got \(1.0,\)"),
+    ],
 )
 def test_lawless_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
