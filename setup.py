@@ -23,6 +23,6 @@ setup(
     ],
     extras_require={
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "pytest>=8.0", "ruff>=0.9", "sentencepiece>=0.2", "protobuf>=4.25"],
+        "test": [*EXAMPLES, "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "sentencepiece>=0.2", "protobuf>=4.25"],
     },
 )

@@ -7,6 +7,8 @@ from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki
 
 pytest_plugins = ["t5_models"]
 
+torch.set_num_threads(1)  # as many processes run tests as there are cores
+
 QUANTIZERS = {
     "vq": {},
     "lfq": {},
