@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from phenaki_pytorch.sampling import SCHEDULES
 from training_loop import Recipe
 
 
@@ -14,7 +15,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     add("--seed", type=int, default=0)
-    add("--steps", type=int, nargs=2, default=(1400, 3600), help="of the tokenizer and of MaskGit")
+    add("--steps", type=int, nargs=2, default=(1200, 4100), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
     add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
 
@@ -44,6 +45,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--optimizer", nargs=2, default=("muon", "muon"), choices=("adamw", "muon"), help="of each stage")
     recipe("--lr", type=float, nargs=2, default=(1e-3, 3e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
+    recipe("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="which share MaskGit masks, and when")
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)
@@ -65,7 +67,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss("--discriminator-lr", type=float, default=1e-3)
 
     sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=30)
+    sampling("--sampling-steps", type=int, default=24)
     sampling("--cond-scale", type=float, default=2.0)
     sampling("--temperature", type=float, default=2.0)
     sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.4), metavar=("FIRST", "LAST"))

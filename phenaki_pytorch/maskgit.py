@@ -34,7 +34,7 @@ class MaskGit(Pretrained):
     cond_drop_prob   share of the captions that training replaces by the null context
     attn_dropout, ff_dropout   dropout of the attention weights, and of what each layer adds
     label_smoothing  share of the target's probability that is spread over all codes (MaskGIT: 0.1)
-    schedule         "cosine" or "linear": which share is masked at which progress
+    schedule         "cosine", "cubic" or "linear": which share is masked at which progress
     """
 
     def __init__(

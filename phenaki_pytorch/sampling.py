@@ -18,6 +18,7 @@ from torch import Tensor
 # γ(r): the share of tokens that is masked at progress r.
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "cosine": lambda r: torch.cos(r * (math.pi / 2)),
+    "cubic": lambda r: 1 - r**3,
     "linear": lambda r: 1 - r,
 }
 

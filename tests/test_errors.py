@@ -122,7 +122,7 @@ def test_sizes_and_features_of_no_video():
         ({"ff_dropout": -0.1}, r"ff_dropout must lie in \[0, 1\], got -0.1"),
         ({"grid": (6, 0, 2)}, r"each at least 1, got \(6, 0, 2\)"),
         ({"grid": [6, 2]}, r"\(t, h, w\), each at least 1, got \(6, 2\)"),
-        ({"schedule": "sine"}, r"\('cosine', 'linear'\), got 'sine'"),
+        ({"schedule": "sine"}, r"\('cosine', 'cubic', 'linear'\), got 'sine'"),
     ],
 )
 def test_models_that_cannot_be(changes, message):

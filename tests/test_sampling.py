@@ -47,11 +47,12 @@ def still_masked(at_first, steps, share):
 def test_values_of_the_schedules():
     r = torch.tensor([0.0, 1 / 3, 0.5, 2 / 3, 1.0])
     torch.testing.assert_close(mask_share(r), torch.tensor([1.0, 0.75**0.5, 0.5**0.5, 0.5, 0.0]))
+    torch.testing.assert_close(mask_share(r, "cubic"), torch.tensor([1.0, 26 / 27, 7 / 8, 19 / 27, 0.0]))
     torch.testing.assert_close(mask_share(r, "linear"), torch.tensor([1.0, 2 / 3, 0.5, 1 / 3, 0.0]))
 
 
 def test_unknown_schedules_are_refused():
-    with pytest.raises(ValueError, match=r"\('cosine', 'linear'\), got 'sine'"):
+    with pytest.raises(ValueError, match=r"\('cosine', 'cubic', 'linear'\), got 'sine'"):
         mask_share(torch.zeros(()), "sine")
     with pytest.raises(ValueError, match="got 'sine'"):
         draw_mask(torch.ones(1, 4, dtype=torch.bool), schedule="sine")
@@ -62,7 +63,7 @@ def test_unknown_schedules_are_refused():
 # the training mask
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["cosine", "cubic", "linear"])
 def test_the_mask_has_exactly_its_share_of_real_tokens(schedule):
     real = torch.arange(40) < torch.tensor([[40], [23], [7], [1], [40]])
     real = real[:, torch.randperm(40)]
@@ -114,10 +115,11 @@ def test_as_many_tokens_are_masked_in_each_step_as_the_formula_says(steps):
         assert counts == still_masked(at_first, steps, lambda r: math.cos(math.pi * r / 2))
 
 
-def test_the_linear_schedule_is_heeded():
-    asked, _, _ = decode(steps=7, schedule="linear", n=51)
+@pytest.mark.parametrize("schedule, share", [("cubic", lambda r: 1 - r**3), ("linear", lambda r: 1 - r)])
+def test_another_schedule_is_heeded(schedule, share):
+    asked, _, _ = decode(steps=7, schedule=schedule, n=51)
     counts = [each[0].sum().item() for each in asked.masked]
-    assert counts == still_masked(51, 7, lambda r: 1 - r)
+    assert counts == still_masked(51, 7, share)
 
 
 def test_tokens_once_accepted_stay():
