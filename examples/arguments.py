@@ -69,8 +69,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     sampling = parser.add_argument_group("sampling").add_argument
     sampling("--sampling-steps", type=int, default=24)
     sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=2.0)
-    sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.4), metavar=("FIRST", "LAST"))
+    sampling("--temperature", type=float, default=4.0)
+    sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
