@@ -18,7 +18,7 @@ from video_folder import read_video
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = (
     "--steps 4 4 --encoded 20 --dim 32 32 --depth 1 1 1 --batch-size 2 2 --sampling-steps 2 --levels 4 4 4 "
-    "--temporal-patch-size 2"
+    "--temporal-patch-size 2 --mask-schedule linear"
 )
 BAD = ("cut.mp4", "empty.mp4", "text.mp4", "short.mp4")
 
@@ -116,7 +116,9 @@ def test_what_a_run_leaves_can_be_looked_at(trained):
         video, _ = read_video(out / name)
         assert video.shape[1] >= 5, name
     assert json.loads((out / "results.json").read_text())
-    assert json.loads((out / "plan.json").read_text())["arguments"]["data"]
+    told = json.loads((out / "plan.json").read_text())["arguments"]
+    maskgit = json.loads((out / "model" / "maskgit" / "config.json").read_text())
+    assert told["data"] and maskgit["schedule"] == told["mask_schedule"] == "linear"
 
 
 def test_the_model_generates(folder, trained, tmp_path):
