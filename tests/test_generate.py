@@ -16,6 +16,8 @@ from phenaki_pytorch import CViViT, MaskGit, Phenaki
 from video_folder import read_image, read_video
 from word_vectors import WordVectors
 
+SAMPLING = {"cond_scale": 3.0, "temperature": 1.0, "token_temperature": (1.2, 0.4)}
+
 
 def tiny(dim_context=64, text_encoder=None):
     """A window of 9 frames of 16 × 16 pixels."""
@@ -40,9 +42,10 @@ def model(tmp_path_factory):
     """A model's folder, and beside it what train.py leaves there."""
     out = tmp_path_factory.mktemp("run")
     tiny().save_pretrained(out / "model")
-    softmax = {"token_temperature": (1.2, 0.4)}
-    arguments = {"text_encoder": "words", "sampling_steps": 2, "cond_scale": 3.0, "temperature": 1.0, **softmax}
-    plan = {"steps": [1, 1], "arguments": {**arguments, "fps": None, "stride": 1}}
+    plan = {
+        "steps": [1, 1],
+        "arguments": {"text_encoder": "words", "sampling_steps": 2, **SAMPLING, "fps": None, "stride": 1},
+    }
     (out / "plan.json").write_text(json.dumps(plan))
     return out / "model"
 
@@ -96,8 +99,7 @@ def test_the_story_is_that_of_the_library(run, model):
     video = reduce(video, "c f (h sh) (w sw) -> c f h w", "mean", sh=8, sw=8)
     phenaki = Phenaki.from_pretrained(model, text_encoder=WordVectors())
     generator = torch.Generator().manual_seed(3)
-    sampling = {"steps": 2, "cond_scale": 3.0, "temperature": 1.0, "token_temperature": (1.2, 0.4)}
-    sampling["generator"] = generator
+    sampling = {"steps": 2, **SAMPLING, "generator": generator}
     expected, other = (
         phenaki.generate_story(["left", "up"], num_frames=[9, 4], overlap=5, **sampling)[0][0] for _ in range(2)
     )
