@@ -8,8 +8,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from phenaki_pytorch import CViViT, Discriminator, LossWeights
-from phenaki_pytorch.losses import TokenizerLosses
+from phenaki_pytorch.losses import PAPER_WEIGHTS, TokenizerLosses, tokenizer_losses
 from training_loop import Recipe, build_optimizers, update
+
+BALANCE_EVERY = 16  # steps
 
 
 class TokenizerStep(nn.Module):
@@ -27,24 +29,39 @@ class TokenizerStep(nn.Module):
         super().__init__()
         self.cvivit = cvivit
         self.weights = weights
-        self.image_perceptual = image_perceptual
-        self.video_perceptual = video_perceptual
+        self.perceptual = nn.ModuleDict()
+        for name, network in (("image_perceptual", image_perceptual), ("video_perceptual", video_perceptual)):
+            if network is not None:
+                self.perceptual[name] = network
         self.others = {"discriminator": discriminator}  # in a dict, no part of this: it has an optimizer of its own
 
     def forward(self, video: Tensor, frame_mask: Tensor | None = None) -> TokenizerLosses:
-        return self.cvivit.losses(
+        return self.cvivit.losses(video, frame_mask, weights=self.weights, **self.perceptual, **self.others)
+
+    def balance(self, made: Tensor, video: Tensor, frame_mask: Tensor | None = None) -> Tensor:
+        """Norms (2,) of the gradients at a reconstruction: of all other terms, and of the adversarial one by itself."""
+        made = made.detach().requires_grad_()
+        parts = tokenizer_losses(
+            made,
             video,
+            made.new_zeros(()),
             frame_mask,
-            image_perceptual=self.image_perceptual,
-            video_perceptual=self.video_perceptual,
-            weights=self.weights,
+            weights=self.weights._replace(adversarial=1.0),
+            **self.perceptual,
             **self.others,
         )
+        terms = (parts.total - parts.adversarial, parts.adversarial)
+        return torch.stack([torch.autograd.grad(term, made, retain_graph=True)[0].norm() for term in terms])
 
 
 class AdversarialOpponent:
     """The discriminator in training: it starts at step `start`, and its say in the tokenizer's loss grows from there
-    to its full weight over `ramp` steps, so that it is never asked before it has learnt anything.
+    to all of it over `ramp` steps, so that it is never asked before it has learnt anything.
+
+    Its say is a `share`: how large its gradient at the reconstruction is over that of the other terms. The weight
+    that makes it so is measured every BALANCE_EVERY steps, as the discriminator's gradient grows a hundredfold while
+    it learns; it is never more than the paper's. VQGAN's adaptive weight (Esser et al. 2021,
+    https://arxiv.org/abs/2012.09841, equation 7) is measured at the decoder's last layer instead.
     """
 
     def __init__(
@@ -54,12 +71,14 @@ class AdversarialOpponent:
         tokenizer: TokenizerStep,
         recipe: Recipe,
         *,
+        share: float,
         start: int,
         ramp: int,
     ):
-        self.accelerator, self.recipe, self.start, self.ramp = accelerator, recipe, start, ramp
+        self.accelerator, self.recipe = accelerator, recipe
+        self.share, self.start, self.ramp = share, start, ramp
         self.discriminator, self.tokenizer = discriminator, tokenizer
-        self.full = tokenizer.weights
+        self.equal = 0.0  # the weight at which both gradients are equally large
         optimizers = build_optimizers(discriminator, recipe)
         self.prepared, *self.optimizers = accelerator.prepare(discriminator, *optimizers)
         self.prepared.train()
@@ -67,28 +86,35 @@ class AdversarialOpponent:
 
     def before(self, step: int) -> None:
         """Weigh the adversarial term for this step."""
-        share = min(1.0, max(0.0, (step - self.start) / max(1, self.ramp)))
-        self.tokenizer.weights = self.full._replace(adversarial=self.full.adversarial * share)
+        share = self.share * min(1.0, max(0.0, (step - self.start) / max(1, self.ramp)))
+        weight = min(share * self.equal, PAPER_WEIGHTS.adversarial)
+        self.tokenizer.weights = self.tokenizer.weights._replace(adversarial=weight)
 
     def after(self, step: int, batch: dict[str, Tensor], losses: TokenizerLosses) -> None:
         """The discriminator's step, on what the tokenizer has just made of the batch."""
         if step < self.start:
             return
+        if (step - self.start) % BALANCE_EVERY == 0:
+            norms = self.tokenizer.balance(losses.reconstruction, **batch)
+            others, adversarial = self.accelerator.reduce(norms, "mean").tolist()
+            self.equal = others / max(adversarial, 1e-12)
         loss = self.prepared(batch["video"], losses.reconstruction, batch.get("frame_mask"))
         update(self.accelerator, self.prepared, self.optimizers, loss, self.recipe, step - self.start)
-        self.rows.append(torch.stack((loss.detach(), losses.adversarial.detach(), losses.fake_logits)))
+        weight = loss.new_tensor(self.tokenizer.weights.adversarial)
+        self.rows.append(torch.stack((loss.detach(), losses.adversarial.detach(), losses.fake_logits, weight)))
 
     def row(self) -> dict[str, float]:
         """What the curves show of it, means since the last call."""
-        rows = torch.stack(self.rows).mean(dim=0).tolist() if self.rows else [float("nan")] * 3
+        rows = torch.stack(self.rows).mean(dim=0).tolist() if self.rows else [float("nan")] * 4
         self.rows.clear()
-        return dict(zip(("discriminator_loss", "adversarial", "fake_logits"), rows))
+        return dict(zip(("discriminator_loss", "adversarial", "fake_logits", "adversarial_weight"), rows))
 
     def state_dict(self) -> dict:
         states = [optimizer.state_dict() for optimizer in self.optimizers]
-        return {"discriminator": self.discriminator.state_dict(), "optimizers": states}
+        return {"discriminator": self.discriminator.state_dict(), "optimizers": states, "equal": self.equal}
 
     def load_state_dict(self, state: dict) -> None:
+        self.equal = state["equal"]
         self.discriminator.load_state_dict(state["discriminator"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

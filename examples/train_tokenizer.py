@@ -69,17 +69,15 @@ def two_sides(
 ) -> tuple[TokenizerStep, AdversarialOpponent | None]:
     """What is trained: the tokenizer and, if it has a weight, from step `start` on the discriminator."""
     weights = LossWeights(
-        image_perceptual=args.image_perceptual,
-        video_perceptual=args.video_perceptual,
-        adversarial=args.adversarial,
+        image_perceptual=args.image_perceptual, video_perceptual=args.video_perceptual, adversarial=0.0
     )
     if not args.adversarial:
         return TokenizerStep(cvivit, weights=weights, **networks), None
-    discriminator = Discriminator(image_size=args.size, dim=args.discriminator_dim)
+    discriminator = Discriminator(image_size=args.size, dim=args.discriminator_dim, r1_weight=args.r1_weight)
     tokenizer = TokenizerStep(cvivit, weights=weights, discriminator=discriminator, **networks)
     recipe = recipe_of(args, 0, steps - start)._replace(optimizer="adamw", lr=args.discriminator_lr)
-    ramp = int(args.adversarial_ramp * steps)
-    return tokenizer, AdversarialOpponent(accelerator, discriminator, tokenizer, recipe, start=start, ramp=ramp)
+    when = {"start": start, "ramp": int(args.adversarial_ramp * steps)}
+    return tokenizer, AdversarialOpponent(accelerator, discriminator, tokenizer, recipe, share=args.adversarial, **when)
 
 
 def train_tokenizer(

@@ -14,24 +14,49 @@ from training_loop import Recipe
 
 ADVERSARIAL = [
     *("--stage", "tokenizer", "--image-perceptual", "0.1", "--video-perceptual", "1", "--perceptual-steps", "3"),
-    *("--adversarial", "0.1", "--adversarial-start", "0.25", "--adversarial-ramp", "0.2", "--discriminator-dim", "8"),
+    *("--adversarial", "0.5", "--adversarial-start", "0.25", "--adversarial-ramp", "0.2", "--discriminator-dim", "8"),
 ]
 
 
-def both_sides(start=2, ramp=4):
+def both_sides(start=2, ramp=4, share=0.5):
     discriminator = tiny_discriminator()
-    tokenizer = TokenizerStep(tiny_cvivit(), weights=LossWeights(adversarial=0.4), discriminator=discriminator)
+    tokenizer = TokenizerStep(tiny_cvivit(), weights=LossWeights(adversarial=0), discriminator=discriminator)
     recipe = Recipe(steps=10, lr=1e-3, seed=0, warmup=1)
-    return tokenizer, AdversarialOpponent(Accelerator(), discriminator, tokenizer, recipe, start=start, ramp=ramp)
+    sides = (discriminator, tokenizer, recipe)
+    return tokenizer, AdversarialOpponent(Accelerator(), *sides, share=share, start=start, ramp=ramp)
 
 
 def test_the_discriminators_say_grows_from_its_start():
     tokenizer, opponent = both_sides()
+    opponent.equal = 0.08
     weights = []
     for step in range(9):
         opponent.before(step)
         weights.append(tokenizer.weights.adversarial)
-    assert weights == pytest.approx([0, 0, 0, 0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
+    assert weights == pytest.approx([0, 0, 0, 0.01, 0.02, 0.03, 0.04, 0.04, 0.04])
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_its_gradient_at_the_reconstruction_is_the_share_of_the_others(share):
+    tokenizer, opponent = both_sides(start=0, ramp=0, share=share)
+    opponent.discriminator.network[-2].weight.data.mul_(1e4)  # sure of itself: its gradient dwarfs that of the pixels
+    video = torch.rand(2, 3, 5, 16, 16)
+    losses = tokenizer(video)
+    made = losses.reconstruction.clone().requires_grad_()
+    (adversarial,) = torch.autograd.grad(opponent.discriminator.generator_loss(made)[0], made)
+    pixel = 2 * (made - video) / video.numel()
+    opponent.after(0, {"video": video}, losses)
+    opponent.before(1)
+    torch.testing.assert_close(tokenizer.weights.adversarial * adversarial.norm(), share * pixel.norm())
+
+
+def test_its_weight_is_never_more_than_the_papers():
+    tokenizer, opponent = both_sides(start=0, ramp=0)
+    opponent.discriminator.network[-2].weight.data.mul_(1e-6)  # knows nothing: its gradient is next to none
+    video = torch.rand(2, 3, 5, 16, 16)
+    opponent.after(0, {"video": video}, tokenizer(video))
+    opponent.before(1)
+    assert tokenizer.weights.adversarial == 0.1
 
 
 def test_it_learns_from_its_start_on_and_not_before():
@@ -43,7 +68,8 @@ def test_it_learns_from_its_start_on_and_not_before():
         opponent.after(step, batch, tokenizer(**batch))
         assert same_state(before, state(opponent.discriminator)) == (step < 2)
     row = opponent.row()
-    assert set(row) == {"discriminator_loss", "adversarial", "fake_logits"} and row["discriminator_loss"] > 0
+    assert set(row) == {"discriminator_loss", "adversarial", "fake_logits", "adversarial_weight"}
+    assert row["discriminator_loss"] > 0 and row["adversarial_weight"] > 0
 
 
 def test_the_discriminator_is_no_part_of_what_the_tokenizers_optimizer_moves():
@@ -63,5 +89,5 @@ def test_killed_and_resumed_both_sides_are_as_if_nothing_had_happened(tmp_path):
         assert same_state(one.state_dict(), two.state_dict()), part
     with (whole / "tokenizer" / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {"discriminator_loss", "adversarial", "fake_logits", "edge_energy"} <= set(rows[-1])
+    assert {"discriminator_loss", "adversarial", "fake_logits", "adversarial_weight", "edge_energy"} <= set(rows[-1])
     assert float(rows[-1]["discriminator_loss"]) > 0
