@@ -62,6 +62,8 @@ class AdversarialOpponent:
     that makes it so is measured every BALANCE_EVERY steps, as the discriminator's gradient grows a hundredfold while
     it learns; it is never more than the paper's. VQGAN's adaptive weight (Esser et al. 2021,
     https://arxiv.org/abs/2012.09841, equation 7) is measured at the decoder's last layer instead.
+
+    It learns from so many `frames` of each clip, as neighbours show it the same; its say is over all of them.
     """
 
     def __init__(
@@ -74,9 +76,10 @@ class AdversarialOpponent:
         share: float,
         start: int,
         ramp: int,
+        frames: int,
     ):
         self.accelerator, self.recipe = accelerator, recipe
-        self.share, self.start, self.ramp = share, start, ramp
+        self.share, self.start, self.ramp, self.frames = share, start, ramp, frames
         self.discriminator, self.tokenizer = discriminator, tokenizer
         self.equal = 0.0  # the weight at which both gradients are equally large
         optimizers = build_optimizers(discriminator, recipe)
@@ -98,7 +101,11 @@ class AdversarialOpponent:
             norms = self.tokenizer.balance(losses.reconstruction, **batch)
             others, adversarial = self.accelerator.reduce(norms, "mean").tolist()
             self.equal = others / max(adversarial, 1e-12)
-        loss = self.prepared(batch["video"], losses.reconstruction, batch.get("frame_mask"))
+        video = batch["video"]
+        mask = drawn_frames(
+            batch.get("frame_mask", torch.ones_like(video[:, 0, :, 0, 0], dtype=torch.bool)), self.frames
+        )
+        loss = self.prepared(video, losses.reconstruction, mask)
         update(self.accelerator, self.prepared, self.optimizers, loss, self.recipe, step - self.start)
         weight = loss.new_tensor(self.tokenizer.weights.adversarial)
         self.rows.append(torch.stack((loss.detach(), losses.adversarial.detach(), losses.fake_logits, weight)))
@@ -118,3 +125,10 @@ class AdversarialOpponent:
         self.discriminator.load_state_dict(state["discriminator"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def drawn_frames(frame_mask: Tensor, count: int) -> Tensor:
+    """Bool (b, f): of the frames of each clip that `frame_mask` has, `count` at random, or all if they are fewer."""
+    order = torch.rand(frame_mask.shape, device=frame_mask.device).masked_fill(~frame_mask, -1.0)
+    drawn = order.topk(min(count, frame_mask.shape[1]), dim=1).indices
+    return torch.zeros_like(frame_mask).scatter(1, drawn, True) & frame_mask

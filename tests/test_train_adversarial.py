@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from adversarial import AdversarialOpponent, TokenizerStep
+from adversarial import AdversarialOpponent, TokenizerStep, drawn_frames
 from conftest import same_state, state, tiny_cvivit, tiny_discriminator
 from phenaki_pytorch import CViViT, Discriminator, LossWeights
 from test_train import TINY, finish, kill_at, start
@@ -23,7 +23,7 @@ def both_sides(start=2, ramp=4, share=0.5):
     tokenizer = TokenizerStep(tiny_cvivit(), weights=LossWeights(adversarial=0), discriminator=discriminator)
     recipe = Recipe(steps=10, lr=1e-3, seed=0, warmup=1)
     sides = (discriminator, tokenizer, recipe)
-    return tokenizer, AdversarialOpponent(Accelerator(), *sides, share=share, start=start, ramp=ramp)
+    return tokenizer, AdversarialOpponent(Accelerator(), *sides, share=share, start=start, ramp=ramp, frames=3)
 
 
 def test_the_discriminators_say_grows_from_its_start():
@@ -57,6 +57,14 @@ def test_its_weight_is_never_more_than_the_papers():
     opponent.after(0, {"video": video}, tokenizer(video))
     opponent.before(1)
     assert tokenizer.weights.adversarial == 0.1
+
+
+def test_it_learns_from_some_real_frames_of_each_clip_others_every_time():
+    frame_mask = torch.arange(9) < torch.tensor([9, 6, 2, 1])[:, None]
+    draws = [drawn_frames(frame_mask, 3) for _ in range(50)]
+    for drawn in draws:
+        assert drawn.sum(dim=1).tolist() == [3, 3, 2, 1] and not (drawn & ~frame_mask).any()
+    assert torch.equal(torch.stack(draws).any(dim=0), frame_mask)
 
 
 def test_it_learns_from_its_start_on_and_not_before():
