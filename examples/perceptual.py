@@ -82,12 +82,18 @@ def labels_of(dataset: MovingShapes, indices: Iterable[int], *, motion: bool) ->
     return [torch.tensor(each) for each in labels]
 
 
+def classifier(frames: int) -> Classifier:
+    """Untrained: of images (one frame), by shape and colour, or of clips, by their motion too."""
+    if frames == 1:
+        return Classifier(nn.Conv2d, 2, [len(SHAPES), len(COLOURS)])
+    return Classifier(nn.Conv3d, (1, 2, 2), [len(SHAPES), len(COLOURS), len(MOTIONS)])
+
+
 def train_classifier(size: int, *, frames: int, steps: int, batch: int = 32, seed: int = 0) -> tuple[Classifier, float]:
-    """A classifier of images (one frame), by shape and colour, or of clips, by their motion too; and its accuracy."""
+    """A classifier of moving shapes, images (one frame) or clips, and the share of labels that it has right."""
     torch.manual_seed(seed)
-    sizes = [len(SHAPES), len(COLOURS)] + ([len(MOTIONS)] if frames > 1 else [])
+    model = classifier(frames)
     dataset = MovingShapes("tokenizer", size=size, num_frames=frames, length=(steps + 8) * batch, seed=seed)
-    model = Classifier(nn.Conv2d, 2, sizes) if frames == 1 else Classifier(nn.Conv3d, (1, 2, 2), sizes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
 

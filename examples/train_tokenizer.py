@@ -13,7 +13,7 @@ from arguments import fps, recipe_of, scale_of
 from measures import reconstruction
 from media import side_by_side, write_gif, write_sheet
 from mixture import stack_clips
-from perceptual import FeatureDistance, train_classifier
+from perceptual import FeatureDistance, classifier, train_classifier
 from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
 from sources import DataSets, held_out, mixture
 from training_loop import fit
@@ -51,16 +51,26 @@ def watch_tokenizer(cvivit: CViViT, videos: Tensor) -> dict[str, float]:
 
 
 def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, FeatureDistance]:
-    """Those whose weight is not 0, trained on what the moving shapes are."""
+    """Those whose weight is not 0, trained on what the moving shapes are; a resumed run finds them in --out."""
     networks = {}
     for name, weight, frames in (
         ("image_perceptual", args.image_perceptual, 1),
         ("video_perceptual", args.video_perceptual, args.frames),
     ):
-        if weight > 0:
+        if weight == 0:
+            continue
+        path = args.out / f"{name}.pt"
+        if args.resume and path.is_file():
+            network = classifier(frames)
+            network.load_state_dict(torch.load(path, weights_only=True))
+        else:
             network, right = train_classifier(args.size, frames=frames, steps=args.perceptual_steps, seed=args.seed)
             accelerator.print(f"the network of {name} is right on {right:.1%} of its labels")
-            networks[name] = FeatureDistance(network)
+            if accelerator.is_main_process:
+                partial = path.with_suffix(".partial")
+                torch.save(network.state_dict(), partial)
+                partial.replace(path)  # whole or not at all
+        networks[name] = FeatureDistance(network)
     return networks
 
 
@@ -76,8 +86,9 @@ def two_sides(
     discriminator = Discriminator(image_size=args.size, dim=args.discriminator_dim, r1_weight=args.r1_weight)
     tokenizer = TokenizerStep(cvivit, weights=weights, discriminator=discriminator, **networks)
     recipe = recipe_of(args, 0, steps - start)._replace(optimizer="adamw", lr=args.discriminator_lr)
-    when = {"start": start, "ramp": int(args.adversarial_ramp * steps)}
-    return tokenizer, AdversarialOpponent(accelerator, discriminator, tokenizer, recipe, share=args.adversarial, **when)
+    say = {"share": args.adversarial, "start": start, "ramp": int(args.adversarial_ramp * steps)}
+    sides = (accelerator, discriminator, tokenizer, recipe)
+    return tokenizer, AdversarialOpponent(*sides, **say, frames=args.judged_frames)
 
 
 def train_tokenizer(
