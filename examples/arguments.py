@@ -46,6 +46,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--lr", type=float, nargs=2, default=(1e-3, 3e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
     recipe("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="which share MaskGit masks, and when")
+    recipe("--prime-prob", type=float, default=0.25, help="share of MaskGit's clips that are trained as continuations")
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
     recipe("--ema", type=float, default=0.99)

@@ -27,6 +27,7 @@ def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int) -> MaskG
         heads=max(1, args.dim[1] // 32),
         dim_head=32,
         dim_context=width,
+        prime_prob=args.prime_prob,
         schedule=args.mask_schedule,
     )
 

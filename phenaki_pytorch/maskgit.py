@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import KeysValues, Transformer, init_weights
@@ -48,6 +48,7 @@ class MaskGit(Pretrained):
         dim_head: int = 64,
         dim_context: int | None = None,
         cond_drop_prob: float = 0.1,
+        prime_prob: float = 0.0,
         attn_dropout: float = 0.0,
         ff_dropout: float = 0.0,
         label_smoothing: float = 0.0,
@@ -63,6 +64,7 @@ class MaskGit(Pretrained):
             "dim_head": dim_head,
             "dim_context": dim_context,
             "cond_drop_prob": cond_drop_prob,
+            "prime_prob": prime_prob,
             "attn_dropout": attn_dropout,
             "ff_dropout": ff_dropout,
             "label_smoothing": label_smoothing,
@@ -71,7 +73,7 @@ class MaskGit(Pretrained):
         for name in ("num_tokens", "dim", "depth", "heads", "dim_head"):
             if self.config[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
-        for name in ("cond_drop_prob", "attn_dropout", "ff_dropout", "label_smoothing"):
+        for name in ("cond_drop_prob", "prime_prob", "attn_dropout", "ff_dropout", "label_smoothing"):
             if not 0 <= self.config[name] <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {self.config[name]}")
         if len(grid) != 3 or min(grid) < 1:
@@ -82,6 +84,7 @@ class MaskGit(Pretrained):
         self.dim_head = dim_head
         self.dim_context = dim_context
         self.cond_drop_prob = cond_drop_prob
+        self.prime_prob = prime_prob
         self.label_smoothing = label_smoothing
         self.schedule = schedule
 
@@ -132,7 +135,7 @@ class MaskGit(Pretrained):
             context, context_mask = self._drop_captions(self.context_norm(context), context_mask)
             keys_values = self.transformer.keys_values(context)
         flat = rearrange(ids, "b t h w -> b (t h w)")
-        masked = draw_mask(real, schedule=self.schedule)
+        masked = draw_mask(real & ~self._draw_primes(real, t), schedule=self.schedule)
         x = self._hidden(
             flat,
             masked,
@@ -144,6 +147,16 @@ class MaskGit(Pretrained):
         # The output projection is the widest product of the model: only what the loss looks at goes through it.
         logits = self.to_logits(x[masked])
         return F.cross_entropy(logits.float(), flat[masked], label_smoothing=self.label_smoothing)
+
+    def _draw_primes(self, real: Tensor, t: int) -> Tensor:
+        """Which of the tokens (b, n) of t time steps are given in this training step, bool (b, n)."""
+        if not self.training or self.prime_prob == 0:
+            return torch.zeros_like(real)
+        lengths = rearrange(real, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
+        steps = 1 + (torch.rand(len(real), device=real.device) * (lengths - 1)).long()  # 1 to length - 1
+        primed = (torch.rand(len(real), device=real.device) < self.prime_prob) & (lengths > 1)
+        given = torch.arange(t, device=real.device) < (steps * primed)[:, None]
+        return repeat(given, "b t -> b (t s)", s=real.shape[1] // t)
 
     def logits(
         self,

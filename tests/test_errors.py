@@ -119,6 +119,7 @@ def test_sizes_and_features_of_no_video():
         ({"num_tokens": 0}, "num_tokens must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
         ({"cond_drop_prob": 1.5}, r"cond_drop_prob must lie in \[0, 1\], got 1.5"),
+        ({"prime_prob": -0.1}, r"prime_prob must lie in \[0, 1\], got -0.1"),
         ({"ff_dropout": -0.1}, r"ff_dropout must lie in \[0, 1\], got -0.1"),
         ({"grid": (6, 0, 2)}, r"each at least 1, got \(6, 0, 2\)"),
         ({"grid": [6, 2]}, r"\(t, h, w\), each at least 1, got \(6, 2\)"),
