@@ -13,13 +13,21 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import KeysValues, Transformer, init_weights
 from phenaki_pytorch.checks import batch_of, check_ids, check_mask
 from phenaki_pytorch.position import LearnedPositions, rotary
-from phenaki_pytorch.sampling import Logits, Progress, check_sampling, draw_mask, mask_share, parallel_decode
+from phenaki_pytorch.sampling import (
+    Logits,
+    Progress,
+    check_sampling,
+    draw_mask,
+    draw_primes,
+    mask_share,
+    parallel_decode,
+)
 from phenaki_pytorch.saving import Pretrained
 
 
@@ -135,7 +143,8 @@ class MaskGit(Pretrained):
             context, context_mask = self._drop_captions(self.context_norm(context), context_mask)
             keys_values = self.transformer.keys_values(context)
         flat = rearrange(ids, "b t h w -> b (t h w)")
-        masked = draw_mask(real & ~self._draw_primes(real, t), schedule=self.schedule)
+        primes = draw_primes(real, t, share=self.prime_prob if self.training else 0.0)
+        masked = draw_mask(real & ~primes, schedule=self.schedule)
         x = self._hidden(
             flat,
             masked,
@@ -147,16 +156,6 @@ class MaskGit(Pretrained):
         # The output projection is the widest product of the model: only what the loss looks at goes through it.
         logits = self.to_logits(x[masked])
         return F.cross_entropy(logits.float(), flat[masked], label_smoothing=self.label_smoothing)
-
-    def _draw_primes(self, real: Tensor, t: int) -> Tensor:
-        """Which of the tokens (b, n) of t time steps are given in this training step, bool (b, n)."""
-        if not self.training or self.prime_prob == 0:
-            return torch.zeros_like(real)
-        lengths = rearrange(real, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
-        steps = 1 + (torch.rand(len(real), device=real.device) * (lengths - 1)).long()  # 1 to length - 1
-        primed = (torch.rand(len(real), device=real.device) < self.prime_prob) & (lengths > 1)
-        given = torch.arange(t, device=real.device) < (steps * primed)[:, None]
-        return repeat(given, "b t -> b (t s)", s=real.shape[1] // t)
 
     def logits(
         self,

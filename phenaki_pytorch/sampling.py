@@ -57,6 +57,24 @@ def draw_mask(
     return (rank < count[:, None]) & token_mask
 
 
+def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Choose what training gives, so that it resembles a continuation: the first time steps of some of the clips.
+
+    token_mask  bool (b, n), True for real tokens, n = t · h · w
+    share       of the clips, drawn at random; of each, 1 to all but one of its real time steps are given
+
+    Returns bool (b, n), True where the token is given; nowhere in images, which have one time step.
+    """
+    if share == 0:
+        return torch.zeros_like(token_mask)
+    b, device = token_mask.shape[0], token_mask.device
+    lengths = rearrange(token_mask, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
+    chosen = (torch.rand(b, device=device, generator=generator) < share) & (lengths > 1)
+    steps = 1 + (torch.rand(b, device=device, generator=generator) * (lengths - 1)).long()
+    given = torch.arange(t, device=device) < (chosen * steps)[:, None]
+    return repeat(given, "b t -> b (t s)", s=token_mask.shape[1] // t)
+
+
 def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
     uniform = torch.rand(like.shape, device=like.device, generator=generator)

@@ -94,37 +94,18 @@ def test_the_mask_is_drawn_among_real_tokens_by_the_schedule(monkeypatch):
     assert torch.equal(asked[0][0], real.flatten(1))
 
 
-def asked_to_mask(monkeypatch, model, times, token_mask=None):
-    """Which tokens training may hide, (times · b, t): all of a time step or none, over as many losses."""
+def test_in_training_so_many_clips_are_continuations_with_their_first_time_steps_given(monkeypatch):
     asked, drawn = [], module.draw_mask
     monkeypatch.setattr(module, "draw_mask", lambda real, **o: asked.append(real) or drawn(real, **o))
-    for _ in range(times):
-        model(make_ids(), token_mask=token_mask)
-    steps = torch.cat(asked).unflatten(1, (GRID[0], -1))
-    assert torch.equal(steps.any(dim=2), steps.all(dim=2))
-    return steps.any(dim=2)
-
-
-def test_continuations_hide_nothing_of_the_first_time_steps_and_the_last_one_always(monkeypatch):
-    model = no_drop(dim_context=None, prime_prob=1.0)
-    hidden = asked_to_mask(monkeypatch, model, 200)
-    assert torch.equal(hidden, hidden.cummax(dim=1).values)  # what is given comes first
-    assert (~hidden).sum(dim=1).unique().tolist() == [1, 2, 3, 4, 5]
-    assert asked_to_mask(monkeypatch, model.eval(), 5).all()
-
-
-def test_the_given_time_steps_of_a_padded_clip_are_not_all_it_has(monkeypatch):
-    real = (torch.arange(6) < torch.tensor([[3], [1]]))[..., None, None].expand(2, *GRID)
-    hidden = asked_to_mask(monkeypatch, no_drop(dim_context=None, prime_prob=1.0), 100, real)
-    assert not hidden[:, 3:].any() and not hidden[1::2, 1:].any()
-    assert hidden[1::2, 0].all()  # one step, an image: nothing is given
-    assert hidden[0::2].sum(dim=1).unique().tolist() == [1, 2]
-
-
-@pytest.mark.parametrize("prime_prob", [0.0, 0.3])
-def test_so_many_clips_are_continuations(monkeypatch, prime_prob):
-    hidden = asked_to_mask(monkeypatch, no_drop(dim_context=None, prime_prob=prime_prob), 500)
-    assert (~hidden[:, 0]).float().mean().item() == pytest.approx(prime_prob, abs=0.05)
+    model = no_drop(dim_context=None, prime_prob=0.3)
+    for _ in range(500):
+        model(make_ids())
+    steps = torch.cat(asked).unflatten(1, (GRID[0], -1)).any(dim=2)
+    assert (~steps[:, 0]).float().mean().item() == pytest.approx(0.3, abs=0.05) and steps[:, -1].all()
+    asked.clear()
+    model.eval()(make_ids())
+    no_drop(dim_context=None)(make_ids())
+    assert torch.cat(asked).all()
 
 
 def test_visible_tokens_tell_of_the_hidden_ones_and_hidden_ones_tell_nothing():
