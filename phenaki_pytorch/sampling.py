@@ -33,6 +33,11 @@ def mask_share(progress: Tensor, schedule: str = "cosine") -> Tensor:
     return SCHEDULES[schedule](progress)
 
 
+def uniform(shape: tuple, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform in [0, 1), float32. Compiled for any size, `torch.rand` refuses to be given a generator, even None."""
+    return torch.empty(shape, device=device, dtype=torch.float32).uniform_(generator=generator)
+
+
 def draw_mask(
     token_mask: Tensor,
     *,
@@ -49,10 +54,10 @@ def draw_mask(
     """
     b, device = token_mask.shape[0], token_mask.device
     if progress is None:
-        progress = torch.rand(b, device=device, generator=generator)
+        progress = uniform((b,), device, generator)
     real = token_mask.sum(dim=1)
     count = (mask_share(progress, schedule) * real).ceil().clamp(min=1)
-    order = torch.rand(token_mask.shape, device=device, generator=generator)
+    order = uniform(token_mask.shape, device, generator)
     rank = order.masked_fill(~token_mask, torch.inf).argsort(dim=1).argsort(dim=1)
     return (rank < count[:, None]) & token_mask
 
@@ -69,16 +74,16 @@ def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Ge
         return torch.zeros_like(token_mask)
     b, device = token_mask.shape[0], token_mask.device
     lengths = rearrange(token_mask, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
-    chosen = (torch.rand(b, device=device, generator=generator) < share) & (lengths > 1)
-    steps = 1 + (torch.rand(b, device=device, generator=generator) * (lengths - 1)).long()
+    chosen = (uniform((b,), device, generator) < share) & (lengths > 1)
+    steps = 1 + (uniform((b,), device, generator) * (lengths - 1)).long()
     given = torch.arange(t, device=device) < (chosen * steps)[:, None]
     return repeat(given, "b t -> b (t s)", s=token_mask.shape[1] // t)
 
 
 def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
-    uniform = torch.rand(like.shape, device=like.device, generator=generator)
-    exponential = (-uniform.clamp(min=1e-20).log()).clamp(min=1e-20)
+    drawn = uniform(like.shape, like.device, generator)
+    exponential = (-drawn.clamp(min=1e-20).log()).clamp(min=1e-20)
     return -exponential.log()
 
 

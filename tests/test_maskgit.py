@@ -108,6 +108,18 @@ def test_in_training_so_many_clips_are_continuations_with_their_first_time_steps
     assert torch.cat(asked).all()
 
 
+def test_compiled_for_any_batch_size_the_loss_is_the_same():
+    model = tiny_maskgit(prime_prob=0.5)
+    compiled = torch.compile(model, backend="eager", dynamic=True)
+    for b in (2, 3):
+        ids, given = make_ids(b), make_context(b)
+        losses = []
+        for loss in (model, compiled):
+            torch.manual_seed(b)
+            losses.append(loss(ids, *given))
+        torch.testing.assert_close(*losses)
+
+
 def test_visible_tokens_tell_of_the_hidden_ones_and_hidden_ones_tell_nothing():
     model, ids = tiny_maskgit(dim_context=None), make_ids()
     masked = torch.zeros(ids.shape, dtype=torch.bool)
