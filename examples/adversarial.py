@@ -22,17 +22,13 @@ class TokenizerStep(nn.Module):
         cvivit: CViViT,
         *,
         weights: LossWeights,
-        image_perceptual: nn.Module | None = None,
-        video_perceptual: nn.Module | None = None,
         discriminator: Discriminator | None = None,
+        **perceptual: nn.Module,
     ):
         super().__init__()
         self.cvivit = cvivit
         self.weights = weights
-        self.perceptual = nn.ModuleDict()
-        for name, network in (("image_perceptual", image_perceptual), ("video_perceptual", video_perceptual)):
-            if network is not None:
-                self.perceptual[name] = network
+        self.perceptual = nn.ModuleDict(perceptual)  # image_perceptual, video_perceptual, or neither
         self.others = {"discriminator": discriminator}  # in a dict, no part of this: it has an optimizer of its own
 
     def forward(self, video: Tensor, frame_mask: Tensor | None = None) -> TokenizerLosses:

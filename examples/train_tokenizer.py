@@ -16,7 +16,7 @@ from mixture import stack_clips
 from perceptual import FeatureDistance, classifier, train_classifier
 from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
 from sources import DataSets, held_out, mixture
-from training_loop import fit
+from training_loop import fit, save_whole
 
 
 def build_tokenizer(args: argparse.Namespace) -> CViViT:
@@ -57,7 +57,7 @@ def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> d
         ("image_perceptual", args.image_perceptual, 1),
         ("video_perceptual", args.video_perceptual, args.frames),
     ):
-        if weight == 0:
+        if weight <= 0:
             continue
         path = args.out / f"{name}.pt"
         if args.resume and path.is_file():
@@ -67,9 +67,7 @@ def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> d
             network, right = train_classifier(args.size, frames=frames, steps=args.perceptual_steps, seed=args.seed)
             accelerator.print(f"the network of {name} is right on {right:.1%} of its labels")
             if accelerator.is_main_process:
-                partial = path.with_suffix(".partial")
-                torch.save(network.state_dict(), partial)
-                partial.replace(path)  # whole or not at all
+                save_whole(path, network.state_dict())
         networks[name] = FeatureDistance(network)
     return networks
 

@@ -233,15 +233,19 @@ def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writerows(rows)
 
 
-def save_checkpoint(folder: Path, state: dict) -> None:
-    """Write step-00001000.pt whole or not at all, and keep the one before it."""
-    path = folder / f"step-{state['step']:08d}.pt"
+def save_whole(path: Path, state: dict) -> None:
+    """Write a file that is there whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def save_checkpoint(folder: Path, state: dict) -> None:
+    """Write step-00001000.pt, and keep the one before it."""
+    save_whole(folder / f"step-{state['step']:08d}.pt", state)
     for old in sorted(folder.glob("step-*.pt"))[:-2]:
         old.unlink()
 
