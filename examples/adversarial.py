@@ -8,10 +8,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from phenaki_pytorch import CViViT, Discriminator, LossWeights
+from phenaki_pytorch.discriminator import DiscriminatorLosses
 from phenaki_pytorch.losses import PAPER_WEIGHTS, TokenizerLosses, tokenizer_losses
 from training_loop import Recipe, build_optimizers, update
 
 BALANCE_EVERY = 16  # steps
+
+# The loss of the discriminator and, apart from it, its penalty; its mean logits; the weight of its say.
+SHOWN = ("discriminator_loss", "r1", "real_logits", "fake_logits", "adversarial_weight")
 
 
 class TokenizerStep(nn.Module):
@@ -50,6 +54,17 @@ class TokenizerStep(nn.Module):
         return torch.stack([torch.autograd.grad(term, made, retain_graph=True)[0].norm() for term in terms])
 
 
+class DiscriminatorStep(nn.Module):
+    """The discriminator with every part of its loss for its result, to be wrapped by DDP."""
+
+    def __init__(self, discriminator: Discriminator):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, real: Tensor, fake: Tensor, frame_mask: Tensor) -> DiscriminatorLosses:
+        return self.discriminator.losses(real, fake, frame_mask)
+
+
 class AdversarialOpponent:
     """The discriminator in training: it starts at step `start`, and its say in the tokenizer's loss grows from there
     to all of it over `ramp` steps, so that it is never asked before it has learnt anything.
@@ -79,7 +94,7 @@ class AdversarialOpponent:
         self.discriminator, self.tokenizer = discriminator, tokenizer
         self.equal = 0.0  # the weight at which both gradients are equally large
         optimizers = build_optimizers(discriminator, recipe)
-        self.prepared, *self.optimizers = accelerator.prepare(discriminator, *optimizers)
+        self.prepared, *self.optimizers = accelerator.prepare(DiscriminatorStep(discriminator), *optimizers)
         self.prepared.train()
         self.rows: list[Tensor] = []
 
@@ -101,16 +116,16 @@ class AdversarialOpponent:
         mask = drawn_frames(
             batch.get("frame_mask", torch.ones_like(video[:, 0, :, 0, 0], dtype=torch.bool)), self.frames
         )
-        loss = self.prepared(video, losses.reconstruction, mask)
-        update(self.accelerator, self.prepared, self.optimizers, loss, self.recipe, step - self.start)
-        weight = loss.new_tensor(self.tokenizer.weights.adversarial)
-        self.rows.append(torch.stack((loss.detach(), losses.adversarial.detach(), losses.fake_logits, weight)))
+        parts = self.prepared(video, losses.reconstruction, mask)
+        update(self.accelerator, self.prepared, self.optimizers, parts.total, self.recipe, step - self.start)
+        weight = parts.total.new_tensor(self.tokenizer.weights.adversarial)
+        self.rows.append(torch.stack((*parts[1:], weight)).detach())
 
     def row(self) -> dict[str, float]:
         """What the curves show of it, means since the last call."""
-        rows = torch.stack(self.rows).mean(dim=0).tolist() if self.rows else [float("nan")] * 4
+        rows = torch.stack(self.rows).mean(dim=0).tolist() if self.rows else [float("nan")] * len(SHOWN)
         self.rows.clear()
-        return dict(zip(("discriminator_loss", "adversarial", "fake_logits", "adversarial_weight"), rows))
+        return dict(zip(SHOWN, rows))
 
     def state_dict(self) -> dict:
         states = [optimizer.state_dict() for optimizer in self.optimizers]
