@@ -2,7 +2,15 @@ from pathlib import Path
 
 from setuptools import setup
 
-EXAMPLES = ["accelerate>=1.5", "av>=14.0", "matplotlib>=3.8", "numpy>=1.26", "pillow>=10.3", "tqdm>=4.66"]
+EXAMPLES = [
+    "accelerate>=1.5",
+    "av>=14.0",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "pillow>=10.3",
+    "psutil>=5.9",
+    "tqdm>=4.66",
+]
 
 setup(
     name="phenaki-pytorch",

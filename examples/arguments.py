@@ -13,7 +13,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--data", default="moving_shapes", help="moving_shapes, or a folder of videos and images with captions")
     add("--out", type=Path, default=Path("runs/phenaki"))
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --out, with the arguments of before")
     add("--seed", type=int, default=0)
     add("--steps", type=int, nargs=2, default=(1200, 4100), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
@@ -53,7 +53,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--checkpoint-every", type=int, default=1000)
     recipe("--share", type=float, default=0.2, help="the tokenizer's share of --minutes")
     recipe("--checkpoint-activations", action="store_true", help="less memory, for a second forward pass")
-    recipe("--compile", action="store_true", help="torch.compile both models")
+    recipe("--compile", action="store_true", help="torch.compile encoder, decoder and MaskGit")
     recipe("--precision", choices=("auto", "no", "bf16"), default="auto")
 
     loss = parser.add_argument_group("the tokenizer's loss, beside the pixels")

@@ -41,7 +41,8 @@ def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> Te
 def below_best(folder: Path) -> float:
     """How far the PSNR at the end of the training lies below the best on its way, dB."""
     with (folder / "tokenizer" / "curves.csv").open() as file:
-        curve = [float(row["psnr_others"]) for row in csv.DictReader(file)]
+        # Of single frames there are no others.
+        curve = [float(row.get("psnr_others") or row["psnr_first"]) for row in csv.DictReader(file)]
     return max(curve) - curve[-1]
 
 

@@ -11,7 +11,9 @@ A torchvision network gives several maps through its own feature extraction:
     weights = VGG16_Weights.DEFAULT
     vgg = create_feature_extractor(vgg16(weights=weights).features, ["3", "8", "15", "22"])
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    distance = FeatureDistance(vgg, lambda frames: (frames - mean) / std)
+    distance = FeatureDistance(vgg, lambda frames: (frames - mean.to(frames)) / std.to(frames))
+
+A network saved by TorchScript is wrapped alike: `FeatureDistance(torch.jit.load("i3d.pt"), prepare)`.
 
 b = batch · n = frames or clips · c = channels · f = frames of a clip
 """
@@ -34,8 +36,15 @@ class FeatureDistance(nn.Module):
 
     def __init__(self, network: nn.Module, prepare: Callable[[Tensor], Tensor] = lambda frames: frames):
         super().__init__()
-        self.network = network.eval().requires_grad_(False)
+        self.network = network
         self.prepare = prepare
+        self.train(False)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Stays as in evaluation, whatever it is a part of: the network is given, not trained."""
+        return super().train(False)
 
     def forward(self, made: Tensor, real: Tensor) -> Tensor:
         with torch.no_grad():

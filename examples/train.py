@@ -67,6 +67,8 @@ def plan(
             for dataset, frames in zip(sets[0], (t, 1))
         )
         phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=copy.deepcopy(maskgit), text_encoder=captions.encoder)
+        if args.compile:
+            phenaki.maskgit.compile()
         batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
         seconds[1] = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
     steps = list(args.steps)
@@ -118,7 +120,6 @@ def main() -> None:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
         mixed_precision=args.precision,
-        dynamo_backend="inductor" if args.compile else "no",
         kwargs_handlers=[unused],
     )
     set_seed(args.seed)
@@ -140,7 +141,7 @@ def main() -> None:
         if accelerator.is_main_process:
             arguments = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
             planned.write_text(json.dumps({"steps": steps, "arguments": arguments}, indent=2) + "\n")
-        set_seed(args.seed)  # how many random numbers the timing drew depends on the time it took
+    set_seed(args.seed)  # how many random numbers were drawn up to here is another matter in a resumed run
     steps = broadcast_object_list(steps)
 
     if args.stage != "maskgit":

@@ -65,6 +65,8 @@ def train_maskgit(
     batches = mixture(args, 1, [tuple(encoded)], captions.collate, accelerator, steps)
     watch = {"evaluate": partial(watch_maskgit, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
+    if args.compile:
+        phenaki.maskgit.compile()
     maskgit = fit("maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, **watch)
     phenaki = Phenaki(cvivit=phenaki.cvivit, maskgit=maskgit, text_encoder=phenaki.text_encoder).eval()
     if accelerator.is_main_process:

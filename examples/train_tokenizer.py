@@ -76,6 +76,9 @@ def two_sides(
     args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, networks: dict, steps: int, start: int
 ) -> tuple[TokenizerStep, AdversarialOpponent | None]:
     """What is trained: the tokenizer and, if it has a weight, from step `start` on the discriminator."""
+    if args.compile:
+        cvivit.encoder.compile()
+        cvivit.decoder.compile()
     weights = LossWeights(
         image_perceptual=args.image_perceptual, video_perceptual=args.video_perceptual, adversarial=0.0
     )

@@ -67,7 +67,7 @@ def fast_bfloat16() -> bool:
 
 def lr_factor(recipe: Recipe, step: int) -> float:
     """What the peak of the learning rate is multiplied by: linear warm-up, then cosine to 2 %, or constant."""
-    warm = min(1.0, (step + 1) / recipe.warmup)
+    warm = min(1.0, (step + 1) / max(1, recipe.warmup))
     if recipe.schedule == "constant":
         return warm
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
@@ -147,7 +147,9 @@ def seconds_per_step(
         batch = to_device(batches[step], accelerator.device)
         train_step(accelerator, prepared, optimizers, batch, recipe, step, opponent)
         done = step - 2
-        if done >= 10 and time.perf_counter() - began > 3:
+        # Of the slowest process, so that all of them stop at the same step.
+        passed = torch.tensor(time.perf_counter() - began, device=accelerator.device)
+        if done >= 10 and accelerator.gather(passed).max() > 3:
             break
     accelerator.free_memory()
     return (time.perf_counter() - began) / max(done, 1)
@@ -170,8 +172,12 @@ def fit(
     """Train `model`, whose call gives the loss, and return the moving average of its part `averaged`.
 
     Every `log_every` steps, `evaluate` measures the average; the curves go to `folder` as CSV and PNG. With
-    `resume`, the newest whole checkpoint in `folder` is gone on from. An `opponent` is trained along.
+    `resume`, the newest whole checkpoint in `folder` is gone on from; without, those of an earlier run are deleted.
+    An `opponent` is trained along.
     """
+    if not resume and accelerator.is_main_process:
+        for old in folder.glob("step-*.pt"):
+            old.unlink()
     ema = AveragedModel(averaged, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     ema.to(accelerator.device)
     prepared, *optimizers = accelerator.prepare(model, *build_optimizers(model, recipe))

@@ -256,11 +256,14 @@ class Transformer(nn.Module):
 def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
     """Keep only the input of every block of the transformers below `module`, for less memory in training.
 
-    The rest is computed again when the gradient is taken: a second forward pass. `on=False` undoes it.
+    The rest is computed again when the gradient is taken: a second forward pass. `on=False` undoes it. Raises
+    ValueError for a module without any.
     """
-    for part in module.modules():
-        if isinstance(part, Transformer):
-            part.checkpointing = on
+    transformers = [part for part in module.modules() if isinstance(part, Transformer)]
+    if not transformers:
+        raise ValueError(f"there is no transformer whose activations to checkpoint in {type(module).__name__}")
+    for part in transformers:
+        part.checkpointing = on
 
 
 def init_weights(module: nn.Module) -> None:

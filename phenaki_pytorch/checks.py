@@ -6,6 +6,7 @@ Values are looked at where that costs no device synchronisation, on the CPU, or 
 from collections.abc import Sequence
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 
@@ -27,6 +28,26 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = Fal
         raise ValueError(f"{name} must be bool {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")
     if (values or mask.device.type == "cpu") and not mask.flatten(1).any(dim=1).all():
         raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
+
+
+def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_size: int) -> Tensor:
+    """Which ids are real, bool (b, t, h, w), given which frames are: bool (b, f), f = 1 + (t - 1) · pt.
+
+    The real frames of a clip come first and number 1 + k · pt; raises ValueError where they do not.
+    """
+    b, t, h, w = ids_shape
+    f = 1 + (t - 1) * temporal_patch_size
+    if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
+        raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
+    if frame_mask.device.type == "cpu":
+        counts = frame_mask.sum(dim=1)
+        first = torch.arange(f) < counts[:, None]
+        if (frame_mask != first).any() or ((counts - 1) % temporal_patch_size).any() or (counts < 1).any():
+            raise ValueError(
+                f"frame_mask must be True for the first 1 + k · {temporal_patch_size} frames of each clip "
+                f"and False after, got {counts.tolist()} real frames"
+            )
+    return repeat(frame_mask[:, ::temporal_patch_size], "b t -> b t h w", h=h, w=w)
 
 
 def batch_of(batch_size: int, context: Tensor | None) -> int:
@@ -62,5 +83,8 @@ def scenes_of(
 
 def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """One number for both, or (height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"a size must be one number or (height, width), got {tuple(size)}")
+    return tuple(size)

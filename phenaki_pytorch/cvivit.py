@@ -9,17 +9,23 @@ clips of that length are the paper's full causal attention, and longer ones need
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · e = code_dim
 """
 
-from collections.abc import Sequence
-
 import torch
-from einops import rearrange, repeat
+import torch.distributed as dist
+from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import init_weights
-from phenaki_pytorch.checks import check_ids, pair
+from phenaki_pytorch.checks import check_ids, pair, real_tokens
 from phenaki_pytorch.discriminator import Discriminator
-from phenaki_pytorch.losses import PAPER_WEIGHTS, LossWeights, Perceptual, TokenizerLosses, tokenizer_losses
-from phenaki_pytorch.quantize import Quantizer
+from phenaki_pytorch.losses import (
+    PAPER_WEIGHTS,
+    LossWeights,
+    Perceptual,
+    TokenizerLosses,
+    check_terms,
+    tokenizer_losses,
+)
+from phenaki_pytorch.quantize import Quantizer, several_processes
 from phenaki_pytorch.saving import Pretrained
 from phenaki_pytorch.streaming import DecoderStream, EncoderStream
 from phenaki_pytorch.vivit import Decoder, Encoder, Sizes
@@ -173,25 +179,19 @@ class CViViT(Pretrained):
         discriminator     judges frames; its own loss is `discriminator(video, losses.reconstruction)`
         weights           of the parts, the paper's by default
 
-        Without the networks these are the pixels and the quantizer. Those given get no gradient from here.
+        Without the networks these are the pixels and the quantizer. Modules given get no gradient from here; what
+        else is called may hold parameters that do.
         """
         video = self._check_video(video)
+        check_terms(video, weights, discriminator)
         token_mask = None
         ids_shape = (len(video), *self.grid(*video.shape[2:]))
         if frame_mask is not None:
             token_mask = real_tokens(frame_mask, ids_shape, self.temporal_patch_size)
         if self.training:
-            self.longest_trained.clamp_(min=ids_shape[1])
-        features = self.features(video)  # (b, t, h, w, e)
-        if token_mask is None:
-            flat = rearrange(features, "b t h w e -> b (t h w) e")
-            quantized, _, quantizer_loss = self.quantizer(flat)
-            quantized = quantized.reshape(features.shape)
-        else:
-            # Only real tokens meet the codebook, whose averages padding must not move.
-            quantized = torch.zeros_like(features, dtype=torch.float32)
-            real, _, quantizer_loss = self.quantizer(features[token_mask][None])
-            quantized[token_mask] = real[0]
+            steps = ids_shape[1] if token_mask is None else token_mask[:, :, 0, 0].sum(dim=1).max()
+            self.longest_trained.clamp_(min=steps)
+        quantized, quantizer_loss = self._quantize(self.features(video), token_mask)
         return tokenizer_losses(
             self.decode_features(quantized),
             video,
@@ -209,7 +209,7 @@ class CViViT(Pretrained):
     def encode(self, video: Tensor) -> Tensor:
         """Video (b, c, f, h, w) or images (b, c, h, w) in [0, 1] -> ids (b, t, h, w), int64. No gradient.
 
-        Beside the video itself, memory does not grow with its length.
+        Beside the video itself, memory does not grow with its length, once `window` is bounded.
         """
         video = self._check_video(video)
         b, _, f, height, width = video.shape
@@ -220,10 +220,11 @@ class CViViT(Pretrained):
         stream = self.encoder_stream()
         return torch.cat([stream(piece) for piece in video.split(at_once, dim=2)], dim=1)
 
+    @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
-        """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped.
+        """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw); values near [0, 1], not clamped. No gradient.
 
-        Beside the video itself, memory does not grow with its length.
+        Memory as in `encode`; with a gradient: `decode_features(code_features(ids))`.
         """
         check_ids(ids, self.codebook_size)
         b, t, h, w = ids.shape
@@ -282,6 +283,22 @@ class CViViT(Pretrained):
 
     # inside
 
+    @torch.compiler.disable  # the one place where a compiled graph breaks
+    def _quantize(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Features (b, t, h, w, e) -> the same, quantized, and the quantizer's loss."""
+        if self.training and several_processes():
+            # DDP overwrites buffers with those of the first process, which may have seen shorter clips.
+            dist.all_reduce(self.longest_trained, op=dist.ReduceOp.MAX)
+        if token_mask is None:
+            flat = rearrange(features, "b t h w e -> b (t h w) e")
+            quantized, _, loss = self.quantizer(flat)
+            return quantized.reshape(features.shape), loss
+        # Only real tokens meet the codebook, whose averages padding must not move.
+        quantized = torch.zeros_like(features, dtype=torch.float32)
+        real, _, loss = self.quantizer(features[token_mask][None])
+        quantized[token_mask] = real[0]
+        return quantized, loss
+
     def _window(self) -> int | Tensor | None:
         """As `window`, without waiting for a device or breaking a compiled graph."""
         if self.temporal_window is None and (
@@ -315,23 +332,3 @@ class CViViT(Pretrained):
         ph, pw = self.patch_size
         if height < 1 or width < 1 or height % ph or width % pw:
             raise ValueError(f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}")
-
-
-def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_size: int) -> Tensor:
-    """Which ids are real, bool (b, t, h, w), given which frames are: bool (b, f), f = 1 + (t - 1) · pt.
-
-    The real frames of a clip come first and number 1 + k · pt; raises ValueError where they do not.
-    """
-    b, t, h, w = ids_shape
-    f = 1 + (t - 1) * temporal_patch_size
-    if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
-        raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
-    if frame_mask.device.type == "cpu":
-        counts = frame_mask.sum(dim=1)
-        first = torch.arange(f) < counts[:, None]
-        if (frame_mask != first).any() or ((counts - 1) % temporal_patch_size).any() or (counts < 1).any():
-            raise ValueError(
-                f"frame_mask must be True for the first 1 + k · {temporal_patch_size} frames of each clip "
-                f"and False after, got {counts.tolist()} real frames"
-            )
-    return repeat(frame_mask[:, ::temporal_patch_size], "b t -> b t h w", h=h, w=w)

@@ -13,6 +13,7 @@ b = batch · c = channels · f = frames · n = frames judged
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -73,9 +74,10 @@ class Discriminator(Pretrained):
         for name in ("channels", "dim", "r1_every"):
             if self.config[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
-        if channel_multiplier <= 0 or r1_weight < 0:
+        if not (0 < channel_multiplier < math.inf and 0 <= r1_weight < math.inf):
             raise ValueError(
-                f"channel_multiplier must be above 0 and r1_weight at least 0, got {channel_multiplier}, {r1_weight}"
+                f"channel_multiplier must be above 0, r1_weight at least 0, both finite, "
+                f"got {channel_multiplier}, {r1_weight}"
             )
         self.image_size = pair(image_size)
         if min(self.image_size) < 4:
@@ -116,17 +118,19 @@ class Discriminator(Pretrained):
     def losses(self, real: Tensor, fake: Tensor, frame_mask: Tensor | None = None) -> DiscriminatorLosses:
         """E softplus(−logit(real)) + E softplus(logit(fake)), and R1 in every `r1_every`-th training step.
 
+        A training step is a call in training mode that records gradients.
+
         real, fake  videos (b, c, f, h, w) or images (b, c, h, w) in [0, 1], alike in shape
         frame_mask  bool (b, f), True for the frames to judge; all without it
         """
         if real.shape != fake.shape:
             raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
-        real = self._check_frames(frames_of(real.detach(), frame_mask))
-        fake = self._check_frames(frames_of(fake.detach(), frame_mask))
-        real_logits, fake_logits = self.network(scaled(torch.cat((real, fake)))).float().chunk(2)
+        real = self.check_frames(frames_of(real.detach(), frame_mask))
+        fake = self.check_frames(frames_of(fake.detach(), frame_mask))
+        real_logits, fake_logits = self.network(self._scaled(torch.cat((real, fake)))).float().chunk(2)
         adversarial = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
         r1 = adversarial.new_zeros(())
-        if self.training and self.r1_weight > 0:
+        if self.training and self.r1_weight > 0 and torch.is_grad_enabled():
             if self.steps.item() % self.r1_every == 0:
                 r1 = self.r1_every * self.r1_weight / 2 * self._gradient_norm(real)
             self.steps += 1
@@ -143,18 +147,25 @@ class Discriminator(Pretrained):
 
         Frames as in `losses`. The gradient reaches them, and no parameter of the discriminator.
         """
-        fake = self._check_frames(frames_of(fake, frame_mask))
-        logits = without_gradients(self.network)(scaled(fake)).float()
+        fake = self.check_frames(frames_of(fake, frame_mask))
+        logits = without_gradients(self.network)(self._scaled(fake)).float()
         return F.softplus(-logits).mean(), logits.detach().mean()
 
+    @torch.compiler.disable  # compiled graphs have no second derivatives
     def _gradient_norm(self, real: Tensor) -> Tensor:
         """E ‖∂logit/∂frame‖² in float32: squares of gradients are more than half precision can hold."""
         with torch.autocast(real.device.type, enabled=False):
-            frames = scaled(real).to(self.network[0].weight.dtype).requires_grad_()
+            frames = self._scaled(real).requires_grad_()
             (gradient,) = torch.autograd.grad(self.network(frames).sum(), frames, create_graph=True)
         return gradient.float().square().sum(dim=(1, 2, 3)).mean()
 
-    def _check_frames(self, frames: Tensor) -> Tensor:
+    def _scaled(self, frames: Tensor) -> Tensor:
+        """[0, 1] -> [−1, 1], channels last in memory, which convolutions are twice as fast with on processors."""
+        frames = frames.to(self.network[0].weight.dtype) * 2 - 1
+        return frames.contiguous(memory_format=torch.channels_last)
+
+    def check_frames(self, frames: Tensor) -> Tensor:
+        """Refuse what are not frames (n, c, h, w) of this discriminator's size."""
         if not frames.is_floating_point():
             raise TypeError(f"frames must be floating point in [0, 1], got {frames.dtype}")
         if tuple(frames.shape[1:]) != (self.channels, *self.image_size) or len(frames) == 0:
@@ -213,16 +224,28 @@ def frames_of(video: Tensor, frame_mask: Tensor | None = None) -> Tensor:
 
 
 def without_gradients(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same function of its inputs, gradients and all, but none reaches a module's own parameters."""
+    """The same function of its inputs, gradients and all, but none reaches a module's own parameters.
+
+    What is no module is left as it is, with all that it may hold.
+    """
     if not isinstance(network, nn.Module):
         return network
+    if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
+        return partial(_called_frozen, network)
     parameters = {name: value.detach() for name, value in network.named_parameters()}
     return lambda *inputs: torch.func.functional_call(network, parameters, inputs)
 
 
-def scaled(frames: Tensor) -> Tensor:
-    """[0, 1] -> [−1, 1], channels last in memory, which convolutions are twice as fast with on processors."""
-    return (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
+def _called_frozen(network: nn.Module, *inputs: Tensor) -> Tensor:
+    """TorchScript takes no parameters from outside: its own ask for no gradient while it runs."""
+    asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in asking:
+        parameter.requires_grad_(False)
+    try:
+        return network(*inputs)
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_()
 
 
 def _width(side: int, dim: int, multiplier: float) -> int:

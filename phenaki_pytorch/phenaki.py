@@ -15,8 +15,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.checks import batch_of, scenes_of
-from phenaki_pytorch.cvivit import CViViT, real_tokens
+from phenaki_pytorch.checks import batch_of, real_tokens, scenes_of
+from phenaki_pytorch.cvivit import CViViT
 from phenaki_pytorch.maskgit import MaskGit
 from phenaki_pytorch.sampling import Progress, check_sampling
 from phenaki_pytorch.saving import Pretrained, read_config, write_config

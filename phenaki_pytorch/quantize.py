@@ -54,12 +54,17 @@ def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dic
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
 
 
+def several_processes() -> bool:
+    """Whether this is one of the processes of a distributed run."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def follow_processes(quantizer: nn.Module) -> None:
     """Let a codebook's averages, and what replaces its dead codes, be of the features of all processes.
 
     VectorQuantize settles this once, when it is built, which may be before the process group is.
     """
-    together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    together = several_processes()
     for part in quantizer.modules():
         if isinstance(part, Codebook) and part.use_ddp != together:
             part.use_ddp = together
@@ -126,6 +131,8 @@ class Quantizer(nn.Module):
     def ids(self, features: Tensor) -> Tensor:
         """features (b, n, d) -> ids (b, n), int64, in bounded memory; changes nothing, in training mode either."""
         b, n, d = features.shape
+        if n == 0:  # a piece of a stream that completes no time step; not every quantizer takes nothing
+            return torch.empty(b, 0, dtype=torch.int64, device=features.device)
         training = self.quantizer.training
         self.quantizer.eval()
         try:

@@ -4,7 +4,8 @@
     ids = encoder(frames)                            frames = decoder(ids)
 
 Temporal attention looks back a bounded number of time steps, so a stream keeps the keys and values of that many and
-no more. The pieces may be of any lengths: put together, they are what one call with the whole clip gives.
+no more; of a tokenizer that was neither trained nor given a `temporal_window`, all. The pieces may be of any lengths:
+put together, they are what one call with the whole clip gives.
 
 b = batch · c = channels · f = frames · t = time steps · h, w = grid · e = code_dim
 """
@@ -64,7 +65,10 @@ class EncoderStream:
 
 
 class DecoderStream:
-    """Ids (b, t, h, w) in pieces of any t ≥ 1 -> their frames (b, c, f, height, width), near [0, 1], not clamped."""
+    """Ids (b, t, h, w) in pieces of any t ≥ 1 -> their frames (b, c, f, height, width), near [0, 1], not clamped.
+
+    No gradient: what is kept of each piece would hold on to the graphs of all before it.
+    """
 
     def __init__(self, cvivit: nn.Module):
         self._cvivit = cvivit
@@ -72,6 +76,7 @@ class DecoderStream:
         self._caches = cvivit.decoder.temporal.caches(self._window)
         self._shape: tuple[int, ...] | None = None
 
+    @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
         """The next ids -> the frames they stand for."""
         check_ids(ids, self._cvivit.codebook_size)

@@ -8,7 +8,7 @@ import torch
 from conftest import QUANTIZERS, state, tiny_cvivit, train
 from phenaki_pytorch import presets
 from phenaki_pytorch.attention import Block, checkpoint_activations
-from phenaki_pytorch.cvivit import real_tokens
+from phenaki_pytorch.checks import real_tokens
 
 SIZES = {
     "square": {},

@@ -182,6 +182,39 @@ def test_under_autocast_the_penalty_is_that_of_float32():
     torch.testing.assert_close(losses.adversarial, exact.adversarial, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_it_judges_frames_of_another_precision_than_its_own(dtype):
+    model, real, fake = tiny_discriminator(r1_every=1), clips(), clips()
+    expected = model.losses(real, fake)
+    losses = model.losses(real.to(dtype), fake.to(dtype))
+    torch.testing.assert_close(losses.total, expected.total, atol=0.05, rtol=0.05)
+    one, two = model.generator_loss(fake)[0], model.generator_loss(fake.to(dtype))[0]
+    torch.testing.assert_close(two, one, atol=0.05, rtol=0)
+    model.to(dtype).losses(real, fake).total.backward()
+    assert model.network[0].weight.grad.dtype == dtype
+
+
+def test_without_gradients_there_is_no_penalty_and_no_training_step():
+    model, real, fake = tiny_discriminator(r1_every=1), clips(), clips()
+    with torch.no_grad():
+        losses = model.losses(real, fake)
+    assert losses.r1 == 0 and model.steps == 0 and losses.total == losses.adversarial
+    assert model.losses(real, fake).r1 > 0 and model.steps == 1
+
+
+def test_compiled_it_is_the_same_penalty_and_all():
+    model, real, fake = tiny_discriminator(r1_every=2), clips(), clips()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, backend="aot_eager")
+    for _ in range(2):  # with the penalty and without
+        one, two = model(real, fake), compiled(real, fake)
+        torch.testing.assert_close(two, one)
+        one.backward()
+        two.backward()
+    for (name, parameter), other in zip(model.named_parameters(), twin.parameters()):
+        torch.testing.assert_close(other.grad, parameter.grad, msg=name)
+
+
 def test_saved_and_loaded_it_takes_the_same_next_step(tmp_path):
     model, real, fake = tiny_discriminator(r1_every=2), clips(), clips()
     model(real, fake)
@@ -202,8 +235,10 @@ def test_saved_and_loaded_it_takes_the_same_next_step(tmp_path):
         ({"image_size": 3}, "at least 4×4, got 3×3"),
         ({"dim": 0}, "dim must be at least 1, got 0"),
         ({"r1_every": 0}, "r1_every must be at least 1, got 0"),
-        ({"channel_multiplier": 0}, "above 0 and r1_weight at least 0, got 0"),
-        ({"r1_weight": -1}, "at least 0, got 1.0, -1"),
+        ({"channel_multiplier": 0}, "above 0, r1_weight at least 0, both finite, got 0"),
+        ({"r1_weight": -1}, "got 1.0, -1"),
+        ({"r1_weight": float("nan")}, "got 1.0, nan"),
+        ({"image_size": [16, 16, 16]}, r"\(height, width\), got \(16, 16, 16\)"),
     ],
 )
 def test_discriminators_that_cannot_be(changes, message):

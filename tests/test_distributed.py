@@ -68,6 +68,17 @@ def process(rank, port, folder, when, quantizer_kwargs):
     dist.destroy_process_group()
 
 
+def process_of_other_lengths(rank, port, folder):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    wrapped = DistributedDataParallel(tiny_cvivit())
+    for _ in range(2):
+        wrapped(torch.rand(2, 3, (3, 9)[rank], 16, 16)).backward()
+    torch.save(wrapped.module.window, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
 def free_port():
     import socket
 
@@ -106,3 +117,8 @@ def test_dead_codes_are_replaced_alike_everywhere(tmp_path, when):
         assert torch.equal(one["model"][name], two["model"][name]), name
     never = two_processes(tmp_path, when)[0]["model"]
     assert any(not torch.allclose(never[name], one["model"][name]) for name in codebooks)
+
+
+def test_the_window_is_the_longest_clip_of_all_processes(tmp_path):
+    mp.spawn(process_of_other_lengths, args=(free_port(), tmp_path), nprocs=2)
+    assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [5, 5]

@@ -123,6 +123,31 @@ def test_the_networks_given_keep_no_gradient_and_do_not_become_parts():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+class Scripted(nn.Module):
+    """A distance whose network is TorchScript's, as feature extractors are often saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.jit.script(nn.Conv2d(3, 4, 3))
+
+    def forward(self, made, real):
+        return (self.network(made) - self.network(real)).square()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("whole", [False, True])
+def test_networks_of_torchscript_keep_no_gradient_either(whole):
+    distance = Scripted()
+    given = torch.jit.script(distance) if whole else distance
+    model, clip = tiny_cvivit(), clips()
+    losses = model.losses(clip, image_perceptual=given, weights=LossWeights(pixel=0))
+    frames = [video.transpose(1, 2).flatten(0, 1) for video in (losses.reconstruction, clip)]
+    torch.testing.assert_close(losses.image_perceptual, distance(*frames).mean())
+    losses.total.backward()
+    assert model.decoder.pixels_rest.weight.grad.abs().sum() > 0
+    assert all(value.grad is None and value.requires_grad for value in distance.parameters())
+
+
 @pytest.mark.parametrize("name", ["image_perceptual", "video_perceptual"])
 def test_a_perceptual_gradient_reaches_the_tokenizer(name):
     model, clip, network = tiny_cvivit(), clips(), networks()[name]
@@ -208,8 +233,31 @@ def test_weights_below_zero_are_refused(name):
 
 
 def test_a_discriminator_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"judges frames \(n, 3, 32, 32\).*got \(14, 3, 16, 16\)"):
+    with pytest.raises(ValueError, match=r"judges frames \(n, 3, 32, 32\).*got \(2, 3, 16, 16\)"):
         tiny_cvivit()(clips(), discriminator=tiny_discriminator(image_size=32))
+
+
+@pytest.mark.parametrize("given", [{"weights": LossWeights(pixel=-1)}, {"discriminator": tiny_discriminator(dim=4)}])
+def test_what_is_refused_has_changed_nothing(given):
+    model, clip = tiny_cvivit(), torch.rand(2, 3, 7, 16, 24)
+    before = state(model)
+    with pytest.raises(ValueError):
+        model(clip, **given)
+    assert same_state(before, state(model))
+    model(clip)
+    assert not same_state(before, state(model))  # the positive control
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(weight):
+    with pytest.raises(ValueError, match=f"finite and at least 0, got adversarial={weight}"):
+        tiny_cvivit()(clips(), weights=LossWeights(adversarial=weight))
+
+
+@pytest.mark.parametrize("name", ["image_perceptual", "video_perceptual"])
+def test_distances_are_tensors(name):
+    with pytest.raises(TypeError, match="must be a tensor, got float"):
+        tiny_cvivit()(clips(), **{name: lambda made, real: 0.5})
 
 
 @pytest.mark.parametrize("name", ["image_perceptual", "video_perceptual", "discriminator", "weights"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import tiny_cvivit
+from conftest import same_state, state, tiny_cvivit
 from moving_shapes import MovingShapes
 from perceptual import Classifier, FeatureDistance, labels_of, train_classifier
 
@@ -51,6 +51,17 @@ def test_the_network_is_frozen_and_the_gradient_reaches_what_was_made():
     FeatureDistance(network)(made, frames()).sum().backward()
     assert made.grad.abs().sum() > 0
     assert network.weight.grad is None and not network.weight.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("scripted", [False, True])
+def test_the_network_stays_in_evaluation_as_a_part_of_what_is_trained(scripted):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    distance = FeatureDistance(torch.jit.script(network) if scripted else network)
+    nn.ModuleDict({"image_perceptual": distance}).train()
+    before = state(distance)
+    tiny_cvivit()(torch.rand(2, 3, 5, 16, 16), image_perceptual=distance).backward()
+    assert not any(part.training for part in distance.modules()) and same_state(before, state(distance))
 
 
 def test_both_kinds_fit_the_tokenizers_loss():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import seed, tiny_cvivit, train
+from conftest import QUANTIZERS, seed, tiny_cvivit, train
 from phenaki_pytorch import cvivit as cvivit_file
 
 WINDOW = 3
@@ -44,6 +44,17 @@ def test_ids_come_as_soon_as_their_frames_are_there():
     assert shapes == [(one, 0), (none, 1), (one, 0), (none, 1), (one, 0), (none, 1)]
     images = tokenizer.encoder_stream()
     assert images(clip()[:, :, 0]).shape == one  # a frame may come as an image
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_pieces_that_complete_nothing_suit_every_quantizer(monkeypatch, quantizer):
+    tokenizer, video = model(quantizer=quantizer, quantizer_kwargs=QUANTIZERS[quantizer]), clip(7)
+    stream, ids = tokenizer.encoder_stream(), tokenizer.encode(video)
+    pieces = [stream(piece) for piece in video.split(1, dim=2)]
+    assert [piece.shape[1] for piece in pieces] == [1, 0, 1, 0, 1, 0, 1]
+    assert torch.equal(torch.cat(pieces, dim=1), ids) and pieces[1].dtype == torch.int64
+    monkeypatch.setattr(cvivit_file, "TOKENS_AT_ONCE", 1)  # one frame at a time
+    assert torch.equal(tokenizer.encode(video), ids)
 
 
 def test_frames_come_with_every_step_of_ids():
@@ -95,6 +106,14 @@ def test_the_window_is_the_longest_clip_trained_on():
     assert tiny_cvivit(temporal_window=2).window == 2
 
 
+def test_padding_does_not_make_the_window_longer():
+    tokenizer = tiny_cvivit()
+    tokenizer(clip(11), torch.arange(11) < torch.tensor([[3], [5]]))
+    assert tokenizer.window == 3
+    tokenizer(clip(11), torch.arange(11) < torch.tensor([[3], [11]]))
+    assert tokenizer.window == 6
+
+
 def test_the_window_is_saved(tmp_path):
     tokenizer = tiny_cvivit()
     tokenizer(clip(5))
@@ -117,14 +136,17 @@ def test_what_a_stream_keeps_does_not_grow():
         sizes.append((kept(encoder), kept(decoder)))
     assert sizes[1:] == [sizes[1]] * 6
     assert all(len(cache) == WINDOW - 1 for cache in encoder._caches)
+    # A graph would hold on to all pieces before.
+    assert not any(tensor.requires_grad for cache in encoder._caches + decoder._caches for tensor in cache.kept)
 
 
-def test_streams_ask_for_no_gradient_when_encoding():
+def test_neither_way_asks_for_a_gradient():
     tokenizer = model()
     ids = tokenizer.encoder_stream()(clip(5).requires_grad_())
-    assert not ids.requires_grad
     assert not tokenizer.encoder_stream().features(clip(5)).requires_grad
-    assert tokenizer.decoder_stream()(ids).requires_grad  # the positive control: decoding can be learnt through
+    assert not tokenizer.decoder_stream()(ids).requires_grad and not tokenizer.decode(ids).requires_grad
+    # the positive control: what decoding is made of can be learnt through
+    assert tokenizer.decode_features(tokenizer.code_features(ids)).requires_grad
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,14 @@ def test_half_a_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, capsy
     assert str(newest) in capsys.readouterr().out
 
 
+def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path):
+    old = tmp_path / "tokenizer" / "step-00001000.pt"
+    old.parent.mkdir()
+    save_checkpoint(old.parent, {"step": 1000})
+    finish(start(tmp_path, *TINY, "--stage", "tokenizer", "--warmup", "0"))
+    assert [path.name for path in sorted(old.parent.glob("*.pt"))] == ["step-00000030.pt", "step-00000040.pt"]
+
+
 def test_nothing_to_resume_is_an_error(tmp_path):
     process = start(tmp_path / "empty", "--resume")
     output, _ = process.communicate(timeout=120)

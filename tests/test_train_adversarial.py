@@ -1,6 +1,7 @@
 """The tokenizer's adversarial training in train.py: late start, ramp, and a resumed run that equals a whole one."""
 
 import csv
+import shutil
 
 import pytest
 import torch
@@ -92,9 +93,13 @@ def test_killed_and_resumed_both_sides_are_as_if_nothing_had_happened(tmp_path):
     assert not (broken / "model" / "cvivit" / "model.safetensors").exists()
     assert "right on" not in finish(start(broken, "--resume"))  # the perceptual networks were kept
     assert finish(uninterrupted).count("right on") == 2
+    early = tmp_path / "early"  # killed before there was any checkpoint
+    early.mkdir()
+    shutil.copy(whole / "plan.json", early)
+    finish(start(early, "--resume"))
     for part, kind in (("model/cvivit", CViViT), ("discriminator", Discriminator)):
-        one, two = (kind.from_pretrained(folder / part) for folder in (whole, broken))
-        assert same_state(one.state_dict(), two.state_dict()), part
+        one, *others = (kind.from_pretrained(folder / part).state_dict() for folder in (whole, broken, early))
+        assert all(same_state(one, other) for other in others), part
     with (whole / "tokenizer" / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {*SHOWN, "edge_energy"} <= set(rows[-1])
