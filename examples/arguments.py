@@ -60,11 +60,11 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss = loss.add_argument
     loss("--image-perceptual", type=float, default=0.0, help="weight of features of frames, for moving shapes")
     loss("--video-perceptual", type=float, default=0.0, help="weight of features of clips, for moving shapes")
-    loss("--perceptual-steps", type=int, default=1500, help="of the networks that give these features")
+    loss("--perceptual-steps", type=int, default=500, help="of the networks that give these features")
     loss("--adversarial", type=float, default=0.0, help="the discriminator's gradient over that of the other terms")
     loss("--adversarial-start", type=float, default=0.1, help="share of the steps before the discriminator starts")
     loss("--adversarial-ramp", type=float, default=0.1, help="share of the steps in which its say grows from 0")
-    loss("--discriminator-dim", type=int, default=64, help="channels at 32×32 and below; the paper's has 512")
+    loss("--discriminator-dim", type=int, default=32, help="channels at 32×32 and below; the paper's has 512")
     loss("--discriminator-lr", type=float, default=1e-3)
     loss("--judged-frames", type=int, default=3, help="of each clip, for the discriminator to learn from")
     loss("--r1-weight", type=float, default=1.0, help="of the penalty on the discriminator's gradient")

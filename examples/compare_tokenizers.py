@@ -23,6 +23,8 @@ from mixture import stack_clips
 from moving_shapes import MovingShapes
 from phenaki_pytorch import CViViT
 
+SHOWN = 4  # clips on the sheet
+
 
 def height_and_width(text: str) -> tuple[int, int]:
     """ "32" -> (32, 32), "32x64" -> (32, 64)."""
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="clips to judge")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these, such as 32x64")
-    parser.add_argument("--sheet", type=Path, help="a PNG of some clips and what each tokenizer makes of them")
+    parser.add_argument("--sheet", type=Path, help="a PNG: the last frames of clips, and what becomes of them")
     args = parser.parse_args()
     tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
     names = [folder.name for folder in args.folders]
@@ -94,12 +96,12 @@ def main() -> None:
             rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
         print("\n" + markdown(names, rows))
     if args.sheet:
-        shown = [
-            ("original", videos[:4]),
-            *((name, cvivit.reconstruct(videos[:4])) for name, cvivit in zip(names, tokenizers)),
-        ]
-        rows = [(name, clips[i]) for i in range(4) for name, clips in shown]
-        write_sheet(args.sheet, rows, columns=5, scale=scale_of(args))
+        clips = videos[:SHOWN]
+        last = torch.stack(
+            [made[:, :, -1] for made in (clips, *(each.reconstruct(clips) for each in tokenizers))], dim=2
+        )
+        title = " | ".join(["original", *names])
+        write_sheet(args.sheet, [(title, row) for row in last], columns=1 + len(names), scale=2 * scale_of(args))
 
 
 if __name__ == "__main__":

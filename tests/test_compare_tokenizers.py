@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 import compare_tokenizers
 from compare_tokenizers import below_best, clips_of, height_and_width
@@ -43,4 +44,5 @@ def test_a_column_for_each_run_and_a_sheet(tmp_path, monkeypatch, capsys):
     assert "| PSNR below the run's best | 0.000 | 1.000 |" in lines
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| PSNR at")}
     assert set(rows) == {"PSNR at 16×16", "PSNR at 16×24"}
-    assert sheet.stat().st_size > 0
+    width, height = Image.open(sheet).size  # frames of 16 pixels, 16 times larger
+    assert 3 * 256 < width < 3 * 256 + 20 and height > 4 * 256
