@@ -7,6 +7,25 @@
 
 Leaves in --out: model/ (what `Phenaki.from_pretrained` and generate.py read), the curves, checkpoints,
 reconstructions and samples of both stages, story.gif and results.json.
+
+The tokenizer's whole loss is `--image-perceptual 0.01 --video-perceptual 0.01 --adversarial 0.2`. What was learnt of
+its stability, on moving shapes at 64×64 (8×8 patches, 4 clips of 9 frames a step, float32, 8,000 steps planned):
+
+- The paper's weights drown the pixels here. Norms of the gradients at a reconstruction of 28 dB: pixels 1.1e-4, image
+  perceptual 2.4e-3, video perceptual 2.9e-3, adversarial 1.3e-3 at first and 0.06 once the discriminator can tell.
+  Hence weights of 0.01, and --adversarial is a share: of its gradient over that of the other terms, measured again
+  every 16 steps, the weight never above the paper's 0.1. It falls from 0.04 to 1e-4 within some hundred steps.
+- A share of 0.5 with perceptual weights of 0.02 had the other frames at 31.3 dB after 2,800 steps and the first at
+  30.4; pixels alone 32.3 and 32.9. A share of 0.2 with 0.01: 31.9 and 32.8, with more of the edges (0.716 of the
+  original's energy, 0.702 from pixels alone).
+- The discriminator starts at a tenth of the steps, when reconstructions are blurred, and its say grows over another
+  tenth. Begun against reconstructions of 35 dB it could not tell them after 450 steps.
+- R1 with weight 1: it can tell after 120 to 160 steps. With 10, it could not after 300.
+- Its rate of 1e-3 keeps it ahead: mean logits 0.96 for real and −1.2 for made frames after 2,600 steps. At 3e-4 its
+  loss, penalty included, stayed at 1.30 to 1.34 (1.39 is chance) and it brought no edges (0.616 after 1,800 steps,
+  0.630 from pixels alone). At 2e-3 and without momentum (StyleGAN2's) it lost what it knew, its weight rose to 0.03,
+  and the reconstruction fell from 28.9 to 25.4 dB in 400 steps.
+- It learns from 3 of each clip's 9 frames, which look alike: a third of the cost.
 """
 
 import argparse
