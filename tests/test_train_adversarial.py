@@ -60,6 +60,22 @@ def test_its_weight_is_never_more_than_the_papers():
     assert tokenizer.weights.adversarial == 0.1
 
 
+def test_its_gradient_is_not_clipped():
+    tokenizer, opponent = both_sides(start=0)
+    opponent.discriminator.network[-2].weight.data.mul_(1e4)
+    norms = []
+
+    def measure(optimizer, *_):
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.cat(gradients).norm())
+
+    for optimizer in opponent.optimizers:
+        optimizer.optimizer.register_step_pre_hook(measure)
+    video = torch.rand(2, 3, 5, 16, 16)
+    opponent.after(0, {"video": video}, tokenizer(video))
+    assert norms[0] > 10  # ten times what the tokenizer's is clipped to
+
+
 def test_it_learns_from_some_real_frames_of_each_clip_others_every_time():
     frame_mask = torch.arange(9) < torch.tensor([9, 6, 2, 1])[:, None]
     draws = [drawn_frames(frame_mask, 3) for _ in range(50)]
