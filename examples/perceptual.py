@@ -38,7 +38,7 @@ class FeatureDistance(nn.Module):
         super().__init__()
         self.network = network
         self.prepare = prepare
-        self.train(False)
+        self.eval()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
 

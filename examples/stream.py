@@ -46,10 +46,9 @@ def there_and_back(cvivit: CViViT, pieces: Iterable[Tensor]) -> Iterator[tuple[T
             waiting = waiting[:, :, made.shape[2] :].clone()
 
 
-def mebibytes() -> tuple[float, float]:
-    """The memory that this process holds, and the most that it has held."""
-    held = psutil.Process().memory_info().rss / 2**20
-    return held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mebibytes() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -63,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     cvivit = (presets.cvivit() if args.preset else CViViT.from_pretrained(args.model)).eval()
     size = cvivit.image_size[0]
-    before, began, done = mebibytes()[0], time.perf_counter(), 0
+    before, began, done = psutil.Process().memory_info().rss / 2**20, time.perf_counter(), 0
     for original, made in there_and_back(cvivit, frames_of(args.frames, size, args.piece)):
         for frame in args.at:
             if done <= frame < done + made.shape[2]:
@@ -71,7 +70,8 @@ def main() -> None:
         done += made.shape[2]
     seconds = time.perf_counter() - began
     print(f"{done} of {args.frames} frames of {size}×{size} came back; the others wait for a whole time step")
-    print(f"{done / seconds:.1f} frames a second; peak memory {mebibytes()[1] - before:.0f} MiB above the loaded model")
+    above = peak_mebibytes() - before
+    print(f"{done / seconds:.1f} frames a second; peak memory {above:.0f} MiB above the loaded model")
 
 
 if __name__ == "__main__":

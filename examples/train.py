@@ -8,8 +8,8 @@
 Leaves in --out: model/ (what `Phenaki.from_pretrained` and generate.py read), the curves, checkpoints,
 reconstructions and samples of both stages, story.gif and results.json.
 
-The tokenizer's whole loss is `--image-perceptual 0.01 --video-perceptual 0.01 --adversarial 0.2`. What was learnt of
-its stability, on moving shapes at 64×64 (8×8 patches, 4 clips of 9 frames a step, float32, 8,000 steps planned):
+--image-perceptual, --video-perceptual and --adversarial make the tokenizer's whole loss. What was learnt of its
+stability, on moving shapes at 64×64 (8×8 patches, 4 clips of 9 frames a step, float32, 8,000 steps planned):
 
 - The paper's weights drown the pixels here. Norms of the gradients at a reconstruction of 28 dB: pixels 1.1e-4, image
   perceptual 2.4e-3, video perceptual 2.9e-3, adversarial 1.3e-3 at first and 0.06 once the discriminator can tell.
@@ -142,10 +142,7 @@ def main() -> None:
         args.precision = "bf16" if fast_bfloat16() else "no"
     # A batch of images alone leaves the tubelets' weights without a gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
-        mixed_precision=args.precision,
-        kwargs_handlers=[unused],
-    )
+    accelerator = Accelerator(mixed_precision=args.precision, kwargs_handlers=[unused])
     set_seed(args.seed)
     began = time.time()
     (args.out / "model").mkdir(parents=True, exist_ok=True)

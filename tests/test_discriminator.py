@@ -236,7 +236,7 @@ def test_saved_and_loaded_it_takes_the_same_next_step(tmp_path):
         ({"dim": 0}, "dim must be at least 1, got 0"),
         ({"r1_every": 0}, "r1_every must be at least 1, got 0"),
         ({"channel_multiplier": 0}, "above 0, r1_weight at least 0, both finite, got 0"),
-        ({"r1_weight": -1}, "got 1.0, -1"),
+        ({"r1_weight": -1}, "r1_weight at least 0, both finite, got 1.0, -1"),
         ({"r1_weight": float("nan")}, "got 1.0, nan"),
         ({"image_size": [16, 16, 16]}, r"\(height, width\), got \(16, 16, 16\)"),
     ],

@@ -143,6 +143,7 @@ def test_what_a_stream_keeps_does_not_grow():
 def test_neither_way_asks_for_a_gradient():
     tokenizer = model()
     ids = tokenizer.encoder_stream()(clip(5).requires_grad_())
+    assert not ids.requires_grad
     assert not tokenizer.encoder_stream().features(clip(5)).requires_grad
     assert not tokenizer.decoder_stream()(ids).requires_grad and not tokenizer.decode(ids).requires_grad
     # the positive control: what decoding is made of can be learnt through
