@@ -19,7 +19,6 @@ from torch import Tensor
 from arguments import scale_of
 from measures import BATCH, judged_reconstruction, psnr, reconstruction
 from media import write_sheet
-from mixture import stack_clips
 from moving_shapes import MovingShapes
 from phenaki_pytorch import CViViT
 
@@ -32,12 +31,12 @@ def height_and_width(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> Tensor:
-    """Moving shapes (b, 3, f, h, w): the middle of a square of the longer side."""
+def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Moving shapes (b, 3, f, h, w), the middle of a square of the longer side, and what they show in words."""
     side = max(size)
-    dataset = MovingShapes("tokenizer", size=side, num_frames=frames, length=count, seed=seed)
+    videos, captions = MovingShapes("tokenizer", size=side, num_frames=frames, length=count, seed=seed).told(count)
     top, left = ((side - length) // 2 for length in size)
-    return stack_clips([dataset[i] for i in range(count)])[0][..., top : top + size[0], left : left + size[1]]
+    return videos[..., top : top + size[0], left : left + size[1]], captions
 
 
 def below_best(folder: Path) -> float:
@@ -52,13 +51,13 @@ def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
     return psnr(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), videos)
 
 
-def measure(folder: Path, cvivit: CViViT, videos: Tensor) -> dict[str, float | str]:
+def measure(folder: Path, cvivit: CViViT, videos: Tensor, captions: Sequence[str]) -> dict[str, float | str]:
     ids = "×".join(map(str, cvivit.grid(videos.shape[2], *videos.shape[3:])))
     return {
         "parameters": f"{sum(parameter.numel() for parameter in cvivit.parameters()):,}",
         "ids of a clip": ids,
         **reconstruction(cvivit, videos),
-        **judged_reconstruction(cvivit, videos),
+        **judged_reconstruction(cvivit, videos, captions),
         "PSNR below the run's best": below_best(folder),
     }
 
@@ -86,13 +85,13 @@ def main() -> None:
     tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
     names = [folder.name for folder in args.folders]
     draw = {"frames": args.frames, "count": args.count, "seed": args.seed}
-    videos = clips_of((args.size, args.size), **draw)
-    columns = [measure(folder, cvivit, videos) for folder, cvivit in zip(args.folders, tokenizers)]
+    videos, captions = clips_of((args.size, args.size), **draw)
+    columns = [measure(folder, cvivit, videos, captions) for folder, cvivit in zip(args.folders, tokenizers)]
     print(markdown(names, {row: [column[row] for column in columns] for row in columns[0]}))
     if args.sizes:
         rows = {}
         for size in args.sizes:
-            clips = clips_of(size, **draw)
+            clips, _ = clips_of(size, **draw)
             rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
         print("\n" + markdown(names, rows))
     if args.sheet:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moving_shapes import IMAGE_ONLY_COLOUR, TURN_LATEST, prompts, stories
-from moving_shapes_judge import Agreement, Verdict, agree, judge, seam_ratio, speed
+from moving_shapes_judge import Agreement, agree, judge, seam_ratio, speed
 from phenaki_pytorch import Phenaki
 
 OVERLAP = 5  # frames that a scene is given of the one before
@@ -84,36 +84,27 @@ def reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, float]:
     return measured | {"code_usage": usage, "entropy": entropy}
 
 
-def judged_reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, Share]:
-    """The share of moving shapes (b, 3, f, h, w) whose reconstruction reads as the original does.
+def judged_reconstruction(cvivit: nn.Module, videos: Tensor, captions: Sequence[str]) -> dict[str, Share]:
+    """The share of moving shapes (b, 3, f, h, w) whose reconstruction bears out what the clip's own caption says.
 
-    In each attribute, in all of them, and in all of them among the white objects, if there are any. A clip may
-    turn: its motion has to read alike over all frames and over those after the latest turn.
+    In each attribute, in all of them, and in all of them among the white objects, if there are any.
     """
     rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
-    starts = (0, TURN_LATEST) if videos.shape[2] >= SHORTEST_JUDGED else (0,)
-    readings = [
-        zip(*(judge(clips.float().cpu(), motion_start=start) for start in starts)) for clips in (videos, rebuilt)
-    ]
-    right = {name: [] for name in (*Verdict._fields, "all", "all, white")}
-    for original, copy in zip(*readings):
-        alike = [all(getattr(a, name) == getattr(b, name) for a, b in zip(original, copy)) for name in Verdict._fields]
-        for name, same in zip(right, (*alike, all(alike))):
-            right[name].append(same)
-        if original[0].colour == IMAGE_ONLY_COLOUR:
-            right["all, white"].append(all(alike))
-    return {f"reconstructed {name}": share_of(same) for name, same in right.items() if same}
+    verdicts = judge_each(rebuilt, captions)
+    measured = {f"reconstructed {name}": share_of([getattr(v, name) for v in verdicts]) for name in Agreement._fields}
+    white = [verdict.all for verdict, caption in zip(verdicts, captions) if IMAGE_ONLY_COLOUR in caption]
+    return measured | ({"reconstructed all, white": share_of(white)} if white else {})
 
 
-def motion_start(caption: str) -> int:
-    """Where motion counts from: "turns" may turn as late as TURN_LATEST."""
-    return TURN_LATEST if "turns" in caption else 0
+def motion_start(caption: str, frames: int) -> int:
+    """Where motion counts from: "turns" may turn as late as TURN_LATEST, or as the last step if that is sooner."""
+    return min(TURN_LATEST, frames - 2) if "turns" in caption else 0
 
 
 def judge_each(videos: Tensor, captions: Sequence[str]) -> list[Agreement]:
     """One verdict a clip, each over the frames that its own caption speaks of."""
     return [
-        agree(judge(video[None], motion_start=motion_start(caption))[0], caption)
+        agree(judge(video[None], motion_start=motion_start(caption, video.shape[1]))[0], caption)
         for video, caption in zip(videos.float().cpu(), captions)
     ]
 

@@ -65,7 +65,7 @@ SPLITS = {
 
 
 class Clip(NamedTuple):
-    """What one clip shows: a motion for each step, one fewer than frames; where it starts, in [0, 1)."""
+    """What one clip shows: a motion for each step, one fewer than frames; where it starts, in [0, 1); in words."""
 
     colour: str
     shape: str
@@ -108,8 +108,8 @@ def draw(clips: Sequence[Clip], size: int = 32) -> Tensor:
 class MovingShapes(Dataset):
     """Items {"video": (3, f, h, w) in [0, 1], "caption": str}, each a function of (split, seed, index) alone.
 
-    `split` is a key of `SPLITS`. "captioned_images" has one frame whatever `num_frames`; "tokenizer" has
-    empty captions. Of the clips of three frames or more, 30 % turn: they start with another motion, and the
+    `split` is a key of `SPLITS`. "captioned_images" has one frame whatever `num_frames`; the items of "tokenizer"
+    have empty captions. Of the clips of three frames or more, 30 % turn: they start with another motion, and the
     steps from frame k on go the named way, k drawn from 1 to `TURN_LATEST` (or to the last step, if sooner).
     ValueError for an unknown split, or a size, length or num_frames below 1.
     """
@@ -141,7 +141,7 @@ class MovingShapes(Dataset):
             words += f" turns {motion}"
         elif steps:
             words += f" moves {motion}"
-        return Clip(colour, shape, motions, start, "" if self.split == "tokenizer" else words)
+        return Clip(colour, shape, motions, start, words)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         return self.__getitems__([index])[0]
@@ -150,7 +150,13 @@ class MovingShapes(Dataset):
         """Draws a whole batch at once; torch's DataLoader calls this."""
         clips = [self.clip(index) for index in indices]
         videos = draw(clips, self.size)
-        return [{"video": video, "caption": clip.caption} for video, clip in zip(videos, clips)]
+        captions = ["" if self.split == "tokenizer" else clip.caption for clip in clips]
+        return [{"video": video, "caption": caption} for video, caption in zip(videos, captions)]
+
+    def told(self, count: int) -> tuple[Tensor, list[str]]:
+        """The first clips, (b, 3, f, h, w), and what they show in words, whatever the captions of the items."""
+        clips = [self.clip(index) for index in range(count)]
+        return draw(clips, self.size), [clip.caption for clip in clips]
 
 
 def another_motion(rng: random.Random, motion: str) -> str:

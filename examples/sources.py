@@ -55,10 +55,14 @@ def mixture(
     )
 
 
-def held_out(args: argparse.Namespace, sets: Sequence[DataSets], count: int) -> Tensor:
-    """Clips to look at, (b, 3, f, h, w): of moving shapes others than those trained on, of a folder its first."""
+def held_out(args: argparse.Namespace, sets: Sequence[DataSets], count: int) -> tuple[Tensor, list[str]]:
+    """Clips to look at, (b, 3, f, h, w): of moving shapes others than those trained on, of a folder its first.
+
+    With what they show, in words.
+    """
     videos, images = sets[0]
     dataset = images if videos is None else videos
     if args.data == "moving_shapes":
-        dataset = MovingShapes("tokenizer", size=args.size, num_frames=dataset.num_frames, seed=args.seed + 1)
-    return stack_clips([dataset[i] for i in range(min(count, len(dataset)))])[0]
+        shapes = MovingShapes("tokenizer", size=args.size, num_frames=dataset.num_frames, seed=args.seed + 1)
+        return shapes.told(count)
+    return stack_clips([dataset[i] for i in range(min(count, len(dataset)))])

@@ -42,7 +42,6 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, set_seed
-from torch import Tensor
 
 from arguments import parse_arguments, recipe_of, sampling
 from encoded import Captions, Encoded
@@ -112,13 +111,14 @@ def plan(
     return steps
 
 
-def measure(args: argparse.Namespace, phenaki: Phenaki, videos: Tensor) -> dict[str, float]:
+def measure(args: argparse.Namespace, phenaki: Phenaki, sets: Sequence[DataSets]) -> dict[str, float]:
     """The closing table: reconstruction, and of moving shapes what the judge says."""
+    videos, captions = held_out(args, sets, 200)
     videos = videos.to(phenaki.maskgit.to_logits.weight.device)
     measured = reconstruction(phenaki.cvivit, videos)
     if args.data != "moving_shapes":
         return measured
-    measured |= judged_reconstruction(phenaki.cvivit, videos)
+    measured |= judged_reconstruction(phenaki.cvivit, videos, captions)
     draw = {"num_frames": args.frames, "seed": args.seed, **sampling(args)}
     if args.prompts and args.frames >= SHORTEST_JUDGED:
         measured |= text_to_video(phenaki, args.prompts, **draw)
@@ -172,7 +172,7 @@ def main() -> None:
         [captioned] = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets[:1]
         phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:
-            measured = measure(args, phenaki, held_out(args, sets, 200)) | {"minutes": (time.time() - began) / 60}
+            measured = measure(args, phenaki, sets) | {"minutes": (time.time() - began) / 60}
             table(measured)
             (args.out / "results.json").write_text(json.dumps(measured, indent=2) + "\n")
 

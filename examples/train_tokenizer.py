@@ -98,7 +98,7 @@ def train_tokenizer(
     folder = args.out / "tokenizer"
     folder.mkdir(exist_ok=True)
     batches = mixture(args, 0, sets, collate_videos, accelerator, steps)
-    videos = held_out(args, sets, 32)
+    videos, _ = held_out(args, sets, 32)
     tokenizer, opponent = two_sides(
         args, accelerator, cvivit, networks, steps, start=int(args.adversarial_start * steps)
     )

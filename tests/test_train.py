@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from conftest import tiny_maskgit
+from moving_shapes import read_caption
 from sources import data_sets, held_out, mixture
 from train_tokenizer import collate_videos
 from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
@@ -133,5 +134,6 @@ def test_the_tokenizer_learns_from_every_size_and_the_second_stage_from_one():
         *((2, 3, 5, size, size) for size in (16, 24, 32)),
         *((8, 3, 1, size, size) for size in (16, 24, 32)),
     }
-    assert held_out(args, sets, 4).shape == (4, 3, 5, 16, 16)
+    videos, captions = held_out(args, sets, 4)
+    assert videos.shape == (4, 3, 5, 16, 16) and all(read_caption(caption)[2] for caption in captions)
     assert [videos.size for videos, _ in data_sets(args, "maskgit")] == [16]
