@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import tiny_cvivit
-from moving_shapes import SPEED
-from moving_shapes_judge import track
+from moving_shapes import EVERY_PAIR, MOTIONS, SPEED
+from moving_shapes_judge import judge, track
 from stream import WANDERS, frames_of, there_and_back
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -24,6 +24,15 @@ def test_the_clip_is_the_same_in_any_pieces_and_moves_without_a_jump():
     steps = (places.diff(dim=0) / 32 + 0.5).remainder(1) - 0.5
     assert steps.norm(dim=-1).tolist() == pytest.approx([SPEED] * (length - 1), abs=0.01)
     assert len({tuple(step.sign().tolist()) for step in (steps / SPEED).round()}) == 2  # it turned once
+
+
+def test_clips_side_by_side_are_of_every_colour_and_shape_and_each_as_if_alone():
+    clips = torch.cat(list(frames_of(WANDERS + 9, 32, 8, count=19)), dim=2)
+    assert torch.equal(clips[:1], torch.cat(list(frames_of(WANDERS + 9, 32, 8)), dim=2))
+    verdicts = judge(clips, motion_start=WANDERS)
+    assert [verdict[:2] for verdict in verdicts] == [*EVERY_PAIR, EVERY_PAIR[0]]
+    assert {verdict.motion for verdict in verdicts} == set(MOTIONS)
+    assert not torch.equal(clips[0], clips[18])
 
 
 @pytest.mark.parametrize("piece", [1, 4, 30])
