@@ -1,6 +1,6 @@
 """Compare tokenizers of moving shapes: what is left of the same clips after encoding and decoding, as table and sheet.
 
-    python examples/compare_tokenizers.py runs/pixels runs/perceptual runs/full --size 64 --sheet compared.png
+    python examples/compare_tokenizers.py runs/pixels runs/full --size 64 --sheet sheet.png --curves curves.png
     python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
 
 Each folder is an --out of train.py; all are given the same clips, which none was trained on.
@@ -9,7 +9,6 @@ b = batch · c = channels · f = frames
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +17,16 @@ from torch import Tensor
 
 from arguments import scale_of
 from measures import BATCH, judged_reconstruction, psnr, reconstruction
-from media import write_sheet
+from media import read_curves, write_plots, write_sheet
 from moving_shapes import MovingShapes
 from phenaki_pytorch import CViViT
 
 SHOWN = 4  # clips on the sheet
+CURVES = {
+    "PSNR of first frames, dB": "psnr_first",
+    "PSNR of the others, dB": "psnr_others",
+    "edge energy over the original's": "edge_energy",
+}
 
 
 def height_and_width(text: str) -> tuple[int, int]:
@@ -41,14 +45,20 @@ def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tu
 
 def below_best(folder: Path) -> float:
     """How far the PSNR at the end of the training lies below the best on its way, dB."""
-    with (folder / "tokenizer" / "curves.csv").open() as file:
-        # Of single frames there are no others.
-        curve = [float(row.get("psnr_others") or row["psnr_first"]) for row in csv.DictReader(file)]
-    return max(curve) - curve[-1]
+    curves = read_curves(folder / "tokenizer" / "curves.csv")
+    psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first"))]  # images have no others
+    return max(psnrs) - psnrs[-1]
 
 
 def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
     return psnr(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), videos)
+
+
+def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """What the runs' curves have in common of PSNR and edges, by title: a line for each run."""
+    curves = {folder.name: read_curves(folder / "tokenizer" / "curves.csv") for folder in folders}
+    shared = {title: column for title, column in CURVES.items() if all(column in curve for curve in curves.values())}
+    return {title: {name: curve[column] for name, curve in curves.items()} for title, column in shared.items()}
 
 
 def measure(folder: Path, cvivit: CViViT, videos: Tensor, captions: Sequence[str]) -> dict[str, float | str]:
@@ -81,6 +91,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these, such as 32x64")
     parser.add_argument("--sheet", type=Path, help="a PNG: the last frames of clips, and what becomes of them")
+    parser.add_argument("--curves", type=Path, help="a PNG: PSNR and edges of all runs against their steps")
     args = parser.parse_args()
     tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
     names = [folder.name for folder in args.folders]
@@ -94,6 +105,8 @@ def main() -> None:
             clips, _ = clips_of(size, **draw)
             rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
         print("\n" + markdown(names, rows))
+    if args.curves:
+        write_plots(args.curves, curves_of(args.folders), xlabel="step")
     if args.sheet:
         clips = videos[:SHOWN]
         last = torch.stack(

@@ -168,7 +168,7 @@ def write_curves(path: str | Path, csv_path: str | Path) -> None:
     have a logarithmic axis where all values are above 0. Raises ValueError for a file without steps or
     without other columns, and for a cell that is not a number.
     """
-    curves = _read_curves(Path(csv_path))
+    curves = read_curves(Path(csv_path))
     # A Figure of one's own is drawn by Agg: no display, none of pyplot's global state.
     figure = Figure(figsize=(6 * min(3, len(curves)), 3.5 * -(-len(curves) // 3)), layout="constrained")
     for number, (name, points) in enumerate(curves.items(), start=1):
@@ -183,7 +183,24 @@ def write_curves(path: str | Path, csv_path: str | Path) -> None:
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+def write_plots(
+    path: str | Path, panels: dict[str, dict[str, list[tuple[float, float]]]], *, xlabel: str = "", ylabel: str = ""
+) -> None:
+    """Writes a png with one panel for each title, and in it one line for each name, through its points (x, y)."""
+    figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
+    for number, (title, lines) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        for name, points in lines.items():
+            axes.plot(*zip(*points), linewidth=1.2, marker="." if len(points) < 30 else None, label=name)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend()
+    with _written(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         names = [name for name in reader.fieldnames or () if name != "step"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import compare_tokenizers
-from compare_tokenizers import below_best, clips_of, height_and_width
+from compare_tokenizers import below_best, clips_of, curves_of, height_and_width
 from conftest import tiny_cvivit
 
 
@@ -16,7 +16,7 @@ def run_of(folder, curve):
     tiny_cvivit().save_pretrained(folder / "model" / "cvivit")
     (folder / "tokenizer").mkdir()
     rows = [f"{200 * (i + 1)},{value}" for i, value in enumerate(curve)]
-    (folder / "tokenizer" / "curves.csv").write_text("\n".join(["step,psnr_others", *rows]))
+    (folder / "tokenizer" / "curves.csv").write_text("\n".join(["step,psnr_others", *rows, ""]))
     return folder
 
 
@@ -35,8 +35,8 @@ def test_how_far_a_run_fell_from_its_best(tmp_path):
 def test_a_column_for_each_run_and_a_sheet(tmp_path, monkeypatch, capsys):
     one, two = run_of(tmp_path / "one", [20.0]), run_of(tmp_path / "two", [22.0, 21.0])
     options = ["--size", "16", "--frames", "9", "--count", "6", "--sizes", "16", "16x24"]
-    sheet = tmp_path / "sheet.png"
-    monkeypatch.setattr(sys, "argv", ["", str(one), str(two), *options, "--sheet", str(sheet)])
+    sheet, curves = tmp_path / "sheet.png", tmp_path / "curves.png"
+    monkeypatch.setattr(sys, "argv", ["", str(one), str(two), *options, "--sheet", str(sheet), "--curves", str(curves)])
     compare_tokenizers.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "|  | one | two |"
@@ -45,4 +45,8 @@ def test_a_column_for_each_run_and_a_sheet(tmp_path, monkeypatch, capsys):
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| PSNR at")}
     assert set(rows) == {"PSNR at 16×16", "PSNR at 16×24"}
     width, height = Image.open(sheet).size  # frames of 16 pixels, 16 times larger
+    assert Image.open(curves).size == (500, 350)  # one panel: these runs have no other curve
+    assert curves_of([one, two]) == {
+        "PSNR of the others, dB": {"one": [(200, 20.0)], "two": [(200, 22.0), (400, 21.0)]},
+    }
     assert 3 * 256 < width < 3 * 256 + 20 and height > 4 * 256
