@@ -39,6 +39,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     model("--codebook-size", type=int, default=512, help="of the other quantizers")
     model("--dim", type=int, nargs=2, default=(128, 96), help="of the tokenizer and of MaskGit")
     model("--depth", type=int, nargs=3, default=(2, 1, 4), help="spatial, temporal, MaskGit")
+    model("--critic", choices=("none", "token", "self"), default="none", help="what decides which ids to draw again")
 
     recipe = parser.add_argument_group("recipe").add_argument
     recipe("--batch-size", type=int, nargs=2, default=(4, 8), help="clips; image batches have four times as many")
@@ -74,6 +75,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     sampling("--cond-scale", type=float, default=2.0)
     sampling("--temperature", type=float, default=4.0)
     sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
+    sampling("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
+    sampling("--critic-noise", type=float, default=1.0, help="width of the noise on what the critic says")
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
@@ -99,7 +102,7 @@ def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    names = ("cond_scale", "temperature", "token_temperature")
+    names = ("cond_scale", "temperature", "token_temperature", "critic_scale", "critic_noise")
     return {"steps": args.sampling_steps, **{name: getattr(args, name) for name in names}}
 
 

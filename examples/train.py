@@ -67,7 +67,7 @@ from measures import (
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from sources import DataSets, data_sets, held_out, mixture
-from train_maskgit import build_maskgit, train_maskgit
+from train_maskgit import build_critic, build_maskgit, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
@@ -98,7 +98,9 @@ def plan(
             None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
             for dataset, frames in zip(sets[0], (t, 1))
         )
-        phenaki = Phenaki(cvivit=copy.deepcopy(cvivit), maskgit=copy.deepcopy(maskgit), text_encoder=captions.encoder)
+        prior = copy.deepcopy(maskgit)
+        parts = {"cvivit": copy.deepcopy(cvivit), "maskgit": prior, "critic": build_critic(args, prior)}
+        phenaki = Phenaki(**parts, text_encoder=captions.encoder)
         if args.compile:
             phenaki.maskgit.compile()
         batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
@@ -177,7 +179,8 @@ def main() -> None:
     if args.stage != "maskgit":
         cvivit = train_tokenizer(args, accelerator, cvivit, networks, sets, steps[0])
     if args.stage != "tokenizer":
-        phenaki = Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=encoder)
+        critic = build_critic(args, maskgit)
+        phenaki = Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=encoder, critic=critic)
         [captioned] = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets[:1]
         phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:

@@ -11,7 +11,9 @@ from arguments import fps, recipe_of, sampling, scale_of
 from encoded import Captions, Encoded, encode_all
 from media import side_by_side, write_gif, write_sheet
 from moving_shapes import prompts, stories
-from phenaki_pytorch import CViViT, MaskGit, Phenaki
+from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
+from phenaki_pytorch.critic import Critic, filled_in
+from phenaki_pytorch.maskgit import MaskGitLosses
 from sources import DataSets, mixture
 from training_loop import fit
 
@@ -32,16 +34,33 @@ def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int) -> MaskG
     )
 
 
+def build_critic(args: argparse.Namespace, maskgit: MaskGit) -> Critic | None:
+    """A TokenCritic of MaskGit's size, a SelfCritic, or none."""
+    if args.critic == "self":
+        return SelfCritic(maskgit)
+    if args.critic == "none":
+        return None
+    names = ("num_tokens", "grid", "dim", "depth", "heads", "dim_head", "dim_context", "cond_drop_prob")
+    return TokenCritic(**{name: maskgit.config[name] for name in names})
+
+
 @torch.no_grad()
-def watch_maskgit(maskgit: MaskGit, batch: dict[str, Tensor]) -> dict[str, float]:
-    """Loss and accuracy over clips that are not trained on, two thirds of each masked."""
-    maskgit.eval()
+def watch_prior(prior: nn.ModuleList, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Loss and accuracy of MaskGit, and the critic's loss, over clips that are not trained on, two thirds masked."""
+    maskgit, *critics = prior.eval()
     ids = batch["video_ids"].to(maskgit.to_logits.weight.device)
-    masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)).to(ids.device) < 2 / 3
+    generator = torch.Generator().manual_seed(0)
+    masked = torch.rand(ids.shape, generator=generator).to(ids.device) < 2 / 3
     context, mask = batch["text_embeds"].to(ids.device), batch["text_mask"].to(ids.device)
     logits = maskgit.logits(ids, masked, context, mask)[masked].float()
-    loss = nn.functional.cross_entropy(logits, ids[masked]).item()
-    return {"held_out_loss": loss, "accuracy": (logits.argmax(-1) == ids[masked]).float().mean().item()}
+    loss = nn.functional.cross_entropy(logits, ids[masked])
+    watched = {"held_out_loss": loss.item(), "accuracy": (logits.argmax(-1) == ids[masked]).float().mean().item()}
+    for critic in critics:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            filled, wrong = filled_in(ids, MaskGitLosses(loss, masked, logits))
+        watched |= {"critic_loss": critic(filled, wrong, context, mask).item(), "wrong": wrong.float().mean().item()}
+    return watched
 
 
 def train_maskgit(
@@ -63,12 +82,14 @@ def train_maskgit(
     watched = captions.collate([clips[i] for i in range(kept, len(clips))])
     encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
     batches = mixture(args, 1, [tuple(encoded)], captions.collate, accelerator, steps)
-    watch = {"evaluate": partial(watch_maskgit, batch=watched), "resume": args.resume, "workers": args.workers}
+    watch = {"evaluate": partial(watch_prior, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
     if args.compile:
         phenaki.maskgit.compile()
-    maskgit = fit("maskgit", accelerator, phenaki, phenaki.maskgit, batches, recipe, folder, **watch)
-    phenaki = Phenaki(cvivit=phenaki.cvivit, maskgit=maskgit, text_encoder=phenaki.text_encoder).eval()
+    prior = nn.ModuleList([phenaki.maskgit, *([] if phenaki.critic is None else [phenaki.critic])])
+    maskgit, *critic = fit("maskgit", accelerator, phenaki, prior, batches, recipe, folder, **watch)
+    parts = {"cvivit": phenaki.cvivit, "maskgit": maskgit, "critic": critic[0] if critic else None}
+    phenaki = Phenaki(**parts, text_encoder=phenaki.text_encoder).eval()
     if accelerator.is_main_process:
         phenaki.save_pretrained(args.out / "model")
         show_samples(args, phenaki, clips.captions)

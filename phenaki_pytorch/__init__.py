@@ -14,6 +14,7 @@ beartype_this_package(
 )
 
 from phenaki_pytorch.attention import checkpoint_activations  # noqa: E402
+from phenaki_pytorch.critic import SelfCritic, TokenCritic  # noqa: E402
 from phenaki_pytorch.cvivit import CViViT  # noqa: E402
 from phenaki_pytorch.discriminator import Discriminator  # noqa: E402
 from phenaki_pytorch.losses import LossWeights  # noqa: E402
@@ -27,6 +28,8 @@ __all__ = [
     "LossWeights",
     "MaskGit",
     "Phenaki",
+    "SelfCritic",
     "T5TextEncoder",
+    "TokenCritic",
     "checkpoint_activations",
 ]

@@ -8,21 +8,32 @@
 b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import batch_of, real_tokens, scenes_of
+from phenaki_pytorch.critic import Critic, SelfCritic, TokenCritic, filled_in
 from phenaki_pytorch.cvivit import CViViT
 from phenaki_pytorch.maskgit import MaskGit
 from phenaki_pytorch.sampling import Progress, check_sampling
 from phenaki_pytorch.saving import Pretrained, read_config, write_config
 from phenaki_pytorch.t5 import T5TextEncoder
+from phenaki_pytorch.texts import TextEncoder, Texts
+from phenaki_pytorch.windows import Windows
 
-TextEncoder = Callable[[list[str]], tuple[Tensor, Tensor]]
+
+class PhenakiLosses(NamedTuple):
+    """The sum of both, MaskGit's loss, and the critic's, 0 without one."""
+
+    total: Tensor
+    maskgit: Tensor
+    critic: Tensor
 
 
 class Phenaki(Pretrained):
@@ -33,14 +44,25 @@ class Phenaki(Pretrained):
     maskgit       the MaskGit to train; its window is the video that one pass generates
     text_encoder  a T5 name or directory, or any callable texts -> (embeddings (b, m, d), bool mask (b, m)).
                   Not asked for by an unconditional MaskGit
+    critic        a TokenCritic or SelfCritic to train along and to generate with; None for MaskGIT's confidence
 
     Raises ValueError where the parts do not fit each other.
     """
 
-    def __init__(self, *, cvivit: nn.Module, maskgit: MaskGit, text_encoder: str | TextEncoder = "google/t5-v1_1-base"):
+    def __init__(
+        self,
+        *,
+        cvivit: nn.Module,
+        maskgit: MaskGit,
+        text_encoder: str | TextEncoder = "google/t5-v1_1-base",
+        critic: Critic | None = None,
+    ):
         super().__init__()
         self.cvivit = cvivit.requires_grad_(False).eval()
         self.maskgit = maskgit
+        self.critic = critic
+        if critic is not None:
+            critic.check_fits(maskgit)
         if maskgit.num_tokens != cvivit.codebook_size:
             raise ValueError(
                 f"maskgit must have as many tokens as the tokenizer codes, {cvivit.codebook_size}, "
@@ -49,31 +71,22 @@ class Phenaki(Pretrained):
         window = cvivit.grid(cvivit.num_frames(maskgit.grid[0]))
         if window != maskgit.grid:
             raise ValueError(f"maskgit's grid must be the tokenizer's, {window}, got {maskgit.grid}")
-        if isinstance(text_encoder, str):
-            text_encoder = T5TextEncoder(text_encoder)
-        # In a tuple, so that a module is not registered: its weights are no part of this one's.
-        self._text_encoder = (text_encoder if maskgit.dim_context is not None else None,)
-        width = getattr(self.text_encoder, "dim", None)
-        if isinstance(width, int) and width != maskgit.dim_context:
-            raise ValueError(f"the text encoder is {width} wide, maskgit's dim_context is {maskgit.dim_context}")
+        self._windows = Windows(cvivit, window)
+        self._texts = Texts(text_encoder, maskgit.dim_context)
 
     @property
     def text_encoder(self) -> TextEncoder | None:
         """The text encoder, None where the model is unconditional."""
-        return self._text_encoder[0]
+        return self._texts.encoder
 
     @property
     def window(self) -> int:
         """The number of frames that one pass generates."""
-        return self.cvivit.num_frames(self.maskgit.grid[0])
-
-    @property
-    def _frames_per_step(self) -> int:
-        return self.cvivit.num_frames(2) - 1
+        return self._windows.length
 
     def _apply(self, fn, recurse=True):
         """Take a T5TextEncoder along to another device; the user's own encoder stays where the user put it."""
-        if isinstance(self.text_encoder, T5TextEncoder):
+        if self._texts.is_ours:
             self.text_encoder._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -95,7 +108,7 @@ class Phenaki(Pretrained):
         text_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
     ) -> Tensor:
-        """MaskGit's loss, a scalar, of videos and their texts.
+        """The loss, a scalar, of videos and their texts: MaskGit's, and the critic's if there is one.
 
         videos        (b, c, f, h, w) or images (b, c, h, w) in [0, 1], or in their place
         video_ids     int64 (b, t, h, w), what `cvivit.encode` gave for them
@@ -104,15 +117,45 @@ class Phenaki(Pretrained):
         frame_mask    bool (b, f), True for the real frames of clips that were padded at the end to one length;
                       each has 1 + k · temporal_patch_size of them
         """
+        return self.losses(
+            videos,
+            texts=texts,
+            video_ids=video_ids,
+            text_embeds=text_embeds,
+            text_mask=text_mask,
+            frame_mask=frame_mask,
+        ).total
+
+    def losses(
+        self,
+        videos: Tensor | None = None,
+        *,
+        texts: Sequence[str] | None = None,
+        video_ids: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        frame_mask: Tensor | None = None,
+    ) -> PhenakiLosses:
+        """The parts of the loss; arguments as in `forward`.
+
+        The critic looks at what MaskGit makes of the masked ids, in the same pass that MaskGit learns from. Its loss
+        leaves no gradient in MaskGit, unless it is MaskGit's own, a SelfCritic.
+        """
         if (videos is None) == (video_ids is None):
             raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
-        context, context_mask = self._context(texts, text_embeds, text_mask)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         if video_ids is None:
             video_ids = self.cvivit.encode(videos)
         token_mask = None
         if frame_mask is not None:
-            token_mask = real_tokens(frame_mask, video_ids.shape, self._frames_per_step)
-        return self.maskgit(video_ids, context, context_mask, token_mask)
+            token_mask = real_tokens(frame_mask, video_ids.shape, self._windows.step)
+        losses = self.maskgit.losses(video_ids, context, context_mask, token_mask)
+        if self.critic is None:
+            return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
+        filled, wrong = filled_in(video_ids, losses)
+        text = (None, None) if self.critic.reader.dim_context is None else (context, context_mask)
+        doubts = self.critic(filled, wrong, *text, token_mask)
+        return PhenakiLosses(losses.total + doubts, losses.total, doubts)
 
     # generation
 
@@ -131,6 +174,8 @@ class Phenaki(Pretrained):
         cond_scale: float = 7.0,
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
+        critic_scale: float = 1.0,
+        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -142,42 +187,37 @@ class Phenaki(Pretrained):
                       are looked at as the tokenizer takes (1 + k · temporal_patch_size) and the window leaves room
                       for; from longer ones the last `overlap`
         overlap       frames that each further window shares with what is there already, 1 + k · temporal_patch_size
-        steps, cond_scale, temperature, token_temperature, generator, progress   see `MaskGit.generate`
+        steps and those after it   see `MaskGit.generate`
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        check_sampling(steps, temperature, token_temperature)
+        check_sampling(steps, token_temperature)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-        context, context_mask = self._context(texts, text_embeds, text_mask)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         batch_size = batch_of(batch_size, context)
-        recent = None if prime_frames is None else self._check_prime(prime_frames, batch_size)
-        known = 0 if recent is None else recent.shape[2]
-        if num_frames > self.window - self._usable(known) or self._usable(known) >= self.window:
-            self._check_overlap(overlap)
-
-        windows, made = [], 0
-        while made < num_frames:
-            keep = self._usable(known + made)
-            if keep >= self.window:
-                keep = overlap
-            ids = self.maskgit.generate(
-                batch_size=batch_size,
-                context=context,
-                context_mask=context_mask,
-                prime_ids=None if keep == 0 else self.cvivit.encode(recent[:, :, -keep:]),
-                steps=steps,
-                cond_scale=cond_scale,
-                temperature=temperature,
-                token_temperature=token_temperature,
-                generator=generator,
-                progress=progress,
-            )
-            new = self.cvivit.decode(ids)[:, :, keep:].clamp(0, 1)
-            recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
-            windows.append(new)
-            made += new.shape[2]
-        return torch.cat(windows, dim=2)[:, :, :num_frames]
+        if prime_frames is not None:
+            prime_frames = self._windows.check_prime(prime_frames, batch_size)
+            prime_frames = prime_frames.to(self.maskgit.to_logits.weight.device)
+        draw = partial(
+            self.maskgit.generate,
+            batch_size=batch_size,
+            context=context,
+            context_mask=context_mask,
+            steps=steps,
+            cond_scale=cond_scale,
+            temperature=temperature,
+            token_temperature=token_temperature,
+            critic=self.critic,
+            critic_scale=critic_scale,
+            critic_noise=critic_noise,
+            generator=generator,
+            progress=progress,
+        )
+        windows = self._windows.generate(
+            lambda ids: draw(prime_ids=ids), num_frames, prime=prime_frames, overlap=overlap
+        )
+        return torch.cat(list(windows), dim=2)
 
     @torch.no_grad()
     def generate_images(
@@ -191,12 +231,14 @@ class Phenaki(Pretrained):
         cond_scale: float = 7.0,
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
+        critic_scale: float = 1.0,
+        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        check_sampling(steps, temperature, token_temperature)
-        context, context_mask = self._context(texts, text_embeds, text_mask)
+        check_sampling(steps, token_temperature)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
             batch_size=batch_of(batch_size, context),
@@ -206,6 +248,9 @@ class Phenaki(Pretrained):
             cond_scale=cond_scale,
             temperature=temperature,
             token_temperature=token_temperature,
+            critic=self.critic,
+            critic_scale=critic_scale,
+            critic_noise=critic_noise,
             generator=generator,
             progress=progress,
         )
@@ -221,6 +266,8 @@ class Phenaki(Pretrained):
         cond_scale: float = 7.0,
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
+        critic_scale: float = 1.0,
+        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -232,7 +279,7 @@ class Phenaki(Pretrained):
         Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames.
         """
         scene_prompts, counts = scenes_of(scenes, num_frames)
-        self._check_overlap(overlap)
+        self._windows.check_overlap(overlap)
         videos, recent = [], None
         for prompts, count in zip(scene_prompts, counts):
             new = self.generate(
@@ -244,6 +291,8 @@ class Phenaki(Pretrained):
                 cond_scale=cond_scale,
                 temperature=temperature,
                 token_temperature=token_temperature,
+                critic_scale=critic_scale,
+                critic_noise=critic_noise,
                 generator=generator,
                 progress=progress,
             )
@@ -254,20 +303,25 @@ class Phenaki(Pretrained):
     # saving
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and, each in a directory of its own, `cvivit/` and `maskgit/`.
+        """Write config.json and, each in a directory of its own, `cvivit/`, `maskgit/` and, if there is one, `critic/`.
 
         A text encoder that is not a T5TextEncoder is the user's own, and has to be given to `from_pretrained`.
         """
-        encoder, saved = self.text_encoder, None
-        if isinstance(encoder, T5TextEncoder):
-            saved = {"name": encoder.name, "max_length": encoder.max_length}
-        elif encoder is not None:
-            saved = self.GIVEN
         own = isinstance(self.cvivit, CViViT)
-        write_config(directory, {"text_encoder": saved, "cvivit": "cvivit" if own else self.GIVEN})
+        critic = None if self.critic is None else type(self.critic).__name__
+        write_config(
+            directory,
+            {
+                "text_encoder": self._texts.config(self.GIVEN),
+                "cvivit": "cvivit" if own else self.GIVEN,
+                "critic": critic,
+            },
+        )
         if own:
             self.cvivit.save_pretrained(Path(directory) / "cvivit")
         self.maskgit.save_pretrained(Path(directory) / "maskgit")
+        if self.critic is not None:
+            self.critic.save_pretrained(Path(directory) / "critic")
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":
@@ -285,60 +339,9 @@ class Phenaki(Pretrained):
             del config["text_encoder"]
         elif isinstance(config["text_encoder"], dict):
             config["text_encoder"] = T5TextEncoder(**config["text_encoder"])
-        return cls(**config, maskgit=MaskGit.from_pretrained(Path(directory) / "maskgit"))
-
-    # inside
-
-    def _context(
-        self, texts: str | Sequence[str] | None, text_embeds: Tensor | None, text_mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What MaskGit is given of the texts; it checks shapes and values, this the relations."""
-        given = (texts is not None) + (text_embeds is not None)
-        if self.maskgit.dim_context is None:
-            if given:
-                raise ValueError("this model is unconditional: expected neither texts nor text_embeds, got some")
-            return None, None
-        if given != 1:
-            raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
-        if text_embeds is None:
-            if text_mask is not None:
-                raise ValueError("text_mask goes with text_embeds, got it with texts")
-            texts = [texts] if isinstance(texts, str) else list(texts)
-            if not texts:
-                raise ValueError("texts must not be empty, got none")
-            text_embeds, text_mask = self.text_encoder(texts)
-            if len(text_embeds) != len(texts):
-                raise ValueError(f"the text encoder gave {len(text_embeds)} embeddings for {len(texts)} texts")
-        weight = self.maskgit.to_logits.weight
-        text_mask = None if text_mask is None else text_mask.to(weight.device)
-        return text_embeds.to(weight.device, weight.dtype), text_mask
-
-    def _usable(self, known: int) -> int:
-        """Of so many known frames, how many of the last the tokenizer takes: the largest 1 + k · pt, or 0."""
-        return 1 + (known - 1) // self._frames_per_step * self._frames_per_step if known else 0
-
-    def _check_prime(self, prime_frames: Tensor, batch_size: int) -> Tensor:
-        """Refuse what the window does not go on from; images (b, c, h, w) come back as (b, c, 1, h, w)."""
-        if prime_frames.ndim == 4:
-            prime_frames = rearrange(prime_frames, "b c h w -> b c 1 h w")
-        if prime_frames.ndim != 5 or 0 in prime_frames.shape or not prime_frames.is_floating_point():
-            raise ValueError(
-                f"prime_frames must be floating point (b, c, f, h, w), or images (b, c, h, w), none empty, "
-                f"got {prime_frames.dtype} {tuple(prime_frames.shape)}"
-            )
-        if len(prime_frames) != batch_size:
-            raise ValueError(f"prime_frames have a batch of {len(prime_frames)}, expected {batch_size}")
-        grid = self.cvivit.grid(1, *prime_frames.shape[3:])
-        if grid[1:] != self.maskgit.grid[1:]:
-            raise ValueError(
-                f"prime_frames must have the size of the window, {self.maskgit.grid[1:]} ids a frame, "
-                f"got {tuple(prime_frames.shape[3:])} pixels, {grid[1:]} ids"
-            )
-        return prime_frames.to(self.maskgit.to_logits.weight.device)
-
-    def _check_overlap(self, overlap: int) -> None:
-        if overlap < 1 or overlap != self._usable(overlap) or overlap >= self.window:
-            raise ValueError(
-                f"overlap must be 1 + k · {self._frames_per_step} and less than the window of {self.window} frames, "
-                f"got {overlap}"
-            )
+        config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
+        if config.get("critic") == TokenCritic.__name__:
+            config["critic"] = TokenCritic.from_pretrained(Path(directory) / "critic")
+        elif config.get("critic") == SelfCritic.__name__:
+            config["critic"] = SelfCritic.from_pretrained(Path(directory) / "critic", maskgit=maskgit)
+        return cls(**config)

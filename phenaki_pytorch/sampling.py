@@ -1,10 +1,13 @@
 """Mask schedules and MaskGIT's parallel decoding, as functions over any callable that gives logits.
 
-MaskGIT (Chang et al. 2022, https://arxiv.org/abs/2202.04200) draws all masked tokens at once, keeps those it is
-surest of, masks the others again, and repeats; the share that stays masked falls along a schedule γ(r) from 1 at
-r = 0 to 0 at r = 1. Training draws r uniformly and masks the same share.
+MaskGIT (Chang et al. 2022, https://arxiv.org/abs/2202.04200) draws all masked tokens at once, keeps those it trusts
+most, masks the others again, and repeats; the share that stays masked falls along a schedule γ(r) from 1 at r = 0 to
+0 at r = 1. Training draws r uniformly and masks the same share.
 
-b = batch · n = tokens · k = number of codes
+What is trusted is the sampler's choice, a callable: the model's own confidence, as in MaskGIT, or a critic
+(Lezama et al. 2022, https://arxiv.org/abs/2209.04439), which looks at all tokens and may take earlier ones back.
+
+b = batch · n = tokens · m = places that are drawn · k = number of codes
 """
 
 import math
@@ -22,7 +25,11 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda r: 1 - r,
 }
 
-Logits = Callable[[Tensor, Tensor], Tensor]  # ids (b, n), masked (b, n) -> logits (b, n, k)
+# ids (b, n), which are masked (b, n), and which places to give logits for (b, m), or None for all -> (b, m or n, k)
+Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Doubts = Callable[[Tensor], Tensor]  # ids (b, n) -> logits (b, n) of each of them being wrong
+# ids (b, n), log-probabilities (b, n) of those just drawn, infinite for the others, progress -> trust in each (b, n)
+Trust = Callable[[Tensor, Tensor, float], Tensor]
 Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 
 
@@ -87,12 +94,35 @@ def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     return -exponential.log()
 
 
-def check_sampling(steps: int, temperature: float, token_temperature: float | Sequence[float]) -> None:
-    """Refuse steps < 1, negative temperatures, and token temperatures that are not one or two numbers above 0."""
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = None) -> Trust:
+    """MaskGIT's trust: the log-probability with Gumbel noise, `temperature` times (1 − progress).
+
+    What is not masked is trusted without end, so accepted tokens stay.
+    """
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
+    return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
+
+
+def by_critic(doubts: Doubts, noise: float = 1.0, generator: torch.Generator | None = None) -> Trust:
+    """Trust in what a critic doubts least, wherever it stands, so that earlier choices can be taken back.
+
+    With uniform noise, `noise` wide, times (1 − progress).
+    """
+    if noise < 0:
+        raise ValueError(f"critic_noise must be at least 0, got {noise}")
+
+    def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
+        drawn = uniform(log_probs.shape, log_probs.device, generator)
+        return noise * (1 - progress) * (drawn - 0.5) - doubts(ids).float()
+
+    return trust
+
+
+def check_sampling(steps: int, token_temperature: float | Sequence[float]) -> None:
+    """Refuse steps < 1, and token temperatures that are not one or two numbers above 0."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     ends = _ends(token_temperature)
     if len(ends) != 2 or min(ends) <= 0:
         raise ValueError(f"token_temperature must be a number above 0, or two of them, got {token_temperature}")
@@ -109,8 +139,8 @@ def parallel_decode(
     ids: Tensor,
     masked: Tensor,
     *,
+    trust: Trust,
     steps: int = 24,
-    temperature: float = 4.0,
     token_temperature: float | Sequence[float] = 1.0,
     schedule: str = "cosine",
     generator: torch.Generator | None = None,
@@ -118,35 +148,53 @@ def parallel_decode(
 ) -> Tensor:
     """Fill the masked places of ids in `steps` passes, as google-research/maskgit's parallel_decode.py does.
 
-    logits       callable (ids (b, n), masked (b, n)) -> logits (b, n, k); what `ids` holds at masked places must
-                 not matter to it
+    logits       callable (ids (b, n), masked (b, n), places) -> logits; what `ids` holds at masked places must not
+                 matter to it. On the CPU it is asked for the masked places alone, (b, m) -> (b, m, k), elsewhere
+                 for all, None -> (b, n, k), so that no shape depends on the step
     ids          int64 (b, n); tokens that are not masked are given and never change
     masked       bool (b, n), True where a token is to be drawn
-    temperature  scale of the Gumbel noise on the confidence, annealed to 0 over the steps
+    trust        which tokens to keep, `by_confidence` or `by_critic`
     token_temperature  what the logits are divided by, for the draws and the confidence; of two numbers, the first
                  step takes the one, the last step the other, those between lie on a line. MaskGIT's is 1
 
-    With U tokens masked at first, max(1, ⌊U · γ((t + 1) / steps)⌋) are left masked after step t (fewer where that
-    would keep none); what the last step draws is the result. Accepted tokens are never drawn again.
+    With U tokens masked at first, max(1, ⌊U · γ((t + 1) / steps)⌋), the least trusted, are left masked after step t
+    (fewer where that would keep none); what the last step draws is the result.
 
     Returns ids (b, n).
     """
-    check_sampling(steps, temperature, token_temperature)
+    check_sampling(steps, token_temperature)
     mask_share(torch.zeros(()), schedule)  # refuses unknown schedules
-    at_first = masked.sum(dim=1)
+    given, at_first = ~masked, masked.sum(dim=1)
     first, last = _ends(token_temperature)
     passes = range(steps)
     for step in passes if progress is None else progress(passes):
         divisor = first + (last - first) * step / max(1, steps - 1)
-        probs = (logits(ids, masked).float() / divisor).softmax(dim=-1)  # (b, n, k)
-        drawn = _categorical(probs, generator)
+        places = _places_to_draw(masked)
+        probs = (logits(ids, masked, places).float() / divisor).softmax(dim=-1)  # (b, m, k)
+        # One random number a place of the video, drawn or not: the result does not depend on which are computed.
+        chance = uniform(ids.shape, ids.device, generator)
+        drawn = categorical(probs, chance if places is None else chance.gather(1, places))  # (b, m)
+        log_probs = probs.gather(-1, drawn[..., None])[..., 0].log()
+        if places is not None:
+            drawn = ids.scatter(1, places, drawn)
+            log_probs = torch.zeros_like(chance).scatter(1, places, log_probs)
         ids = torch.where(masked, drawn, ids)
         if step + 1 < steps:
             r = (step + 1) / steps
-            confidence = probs.gather(-1, ids[..., None])[..., 0].log()  # (b, n)
-            confidence = confidence + temperature * (1 - r) * gumbel(confidence, generator)
-            masked = _least_confident(confidence, masked, keep=_left_masked(at_first, masked, r, schedule))
+            trusted = trust(ids, log_probs.masked_fill(~masked, torch.inf), r).masked_fill(given, torch.inf)
+            masked = _least_trusted(trusted, keep=_left_masked(at_first, masked, r, schedule))
     return ids
+
+
+def _places_to_draw(masked: Tensor) -> Tensor | None:
+    """The masked places of each sample, (b, m), in order; where one has fewer than another, others follow.
+
+    None, all, where their number would have to be waited for.
+    """
+    if masked.device.type != "cpu":
+        return None
+    most = int(masked.sum(dim=1).max())
+    return masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def _left_masked(at_first: Tensor, masked: Tensor, r: float, schedule: str) -> Tensor:
@@ -156,22 +204,42 @@ def _left_masked(at_first: Tensor, masked: Tensor, r: float, schedule: str) -> T
     return torch.minimum((at_first * share).floor(), masked.sum(dim=1) - 1).clamp(min=1)
 
 
-def _least_confident(confidence: Tensor, masked: Tensor, *, keep: Tensor) -> Tensor:
-    """The `keep` (b,) least confident of the masked tokens of each sample, bool (b, n)."""
-    rank = confidence.masked_fill(~masked, torch.inf).argsort(dim=1).argsort(dim=1)
-    return (rank < keep[:, None]) & masked
+def _least_trusted(trusted: Tensor, *, keep: Tensor) -> Tensor:
+    """The `keep` (b,) least trusted tokens of each sample, but for those trusted without end: bool (b, n)."""
+    rank = trusted.argsort(dim=1).argsort(dim=1)
+    return (rank < keep[:, None]) & (trusted < torch.inf)
 
 
-def _categorical(probs: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw from each distribution: probabilities (b, n, k) -> ids (b, n).
+def categorical(probs: Tensor, chance: Tensor) -> Tensor:
+    """Probabilities (..., k), which need not add up to 1, and uniform numbers (...,) in [0, 1) -> ids (...,).
 
-    First which of about √k rows of √k ids, then which id of that row: `multinomial` takes a random number for every
-    probability that it is given, and on processors those for k = 1,024 were a third of the time of a generation.
+    The place of each number on the line along which the probabilities lie end to end: first in which of about √k rows
+    of √k ids, then at which id of that row. `multinomial` takes a random number for every probability that it is
+    given, and on processors those for k = 1,024 were a third of the time of a generation.
     """
-    b, n, k = probs.shape
-    columns = math.isqrt(k - 1) + 1
-    rows = rearrange(F.pad(probs, (0, -k % columns)), "b n (r c) -> (b n) r c", c=columns)
-    row = torch.multinomial(rows.sum(dim=-1), 1, generator=generator)  # (b n, 1)
-    within = rows.gather(1, repeat(row, "bn 1 -> bn 1 c", c=columns))[:, 0]
-    column = torch.multinomial(within, 1, generator=generator)
-    return rearrange(row * columns + column, "(b n) 1 -> b n", b=b, n=n)
+    k = probs.shape[-1]
+    columns = _row_length(k)
+    rows = rearrange(F.pad(probs, (0, -k % columns)), "... (r c) -> ... r c", c=columns)
+    row, rest = _place_on_line(rows.sum(dim=-1), chance)
+    column, _ = _place_on_line(rows.gather(-2, row[..., None, None].expand(*row.shape, 1, columns))[..., 0, :], rest)
+    return row * columns + column
+
+
+def _row_length(k: int) -> int:
+    """About √k; a divisor of k if there is one within a factor of two, so that nothing has to be padded."""
+    root = math.isqrt(k - 1) + 1
+    return next((length for length in range(root, root // 2, -1) if k % length == 0), root)
+
+
+def _place_on_line(lengths: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Pieces (..., p) end to end and shares (...,) of the whole line -> in which piece, and at which share of it.
+
+    A piece of length 0 is never hit.
+    """
+    ends = lengths.cumsum(dim=-1)
+    point = (share * ends[..., -1])[..., None]
+    point = torch.minimum(point, ends[..., -1:].nextafter(torch.zeros(()).to(ends)))
+    piece = (ends <= point).sum(dim=-1, keepdim=True)
+    length = lengths.gather(-1, piece)
+    within = (point - ends.gather(-1, piece) + length) / length
+    return piece[..., 0], within[..., 0].clamp(0, 1)

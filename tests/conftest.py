@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki
+from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki, TokenCritic
 
 pytest_plugins = ["t5_models"]
 
@@ -81,12 +81,28 @@ def tiny_maskgit(**changes):
     return MaskGit(**{**sizes, **changes})
 
 
-def tiny_phenaki(*, text_encoder=None, cvivit=None, **maskgit):
-    """Both of them and, where there are texts, a `WordEncoder`."""
+def tiny_token_critic(**changes):
+    """Of the ids and texts of the tiny MaskGit, half as deep."""
+    sizes = {
+        "num_tokens": 32,
+        "grid": (6, 2, 2),
+        "dim": 32,
+        "depth": 1,
+        "heads": 2,
+        "dim_head": 16,
+        "dim_context": 12,
+    }
+    return TokenCritic(**{**sizes, **changes})
+
+
+def tiny_phenaki(*, text_encoder=None, cvivit=None, critic=None, **maskgit):
+    """Both of them and, where there are texts, a `WordEncoder`; `critic`: a callable that makes one for a MaskGit."""
+    prior = tiny_maskgit(**maskgit)
     return Phenaki(
         cvivit=tiny_cvivit() if cvivit is None else cvivit,
-        maskgit=tiny_maskgit(**maskgit),
+        maskgit=prior,
         text_encoder=WordEncoder() if text_encoder is None else text_encoder,
+        critic=None if critic is None else critic(prior),
     )
 
 

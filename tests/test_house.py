@@ -14,7 +14,10 @@ ORDER = (
         "__init__",
         "presets",
         "phenaki",
+        "windows",
+        "critic",
         "maskgit",
+        "token_transformer",
         "sampling",
         "cvivit",
         "streaming",
@@ -22,7 +25,7 @@ ORDER = (
         "losses",
         "discriminator",
     ),
-    *("quantize", "t5", "attention", "position", "checks", "saving"),
+    *("quantize", "texts", "t5", "attention", "position", "checks", "saving"),
 )
 
 FILES = sorted(PACKAGE.glob("*.py"))

@@ -191,8 +191,8 @@ def test_padded_words_are_not_read():
 
 
 def guided(model, context, context_mask, scale, ids, masked):
-    logits = model._guided_logits(tuple(ids.shape[1:]), context, context_mask, scale)
-    return logits(ids.flatten(1), masked.flatten(1)).unflatten(1, ids.shape[1:])
+    logits = model.guided_logits(tuple(ids.shape[1:]), context, context_mask, scale)
+    return logits(ids.flatten(1), masked.flatten(1), None).unflatten(1, ids.shape[1:])
 
 
 def test_guidance_goes_from_the_null_logits_through_the_conditional_ones():
@@ -201,7 +201,7 @@ def test_guidance_goes_from_the_null_logits_through_the_conditional_ones():
     with torch.no_grad():
         cond = model.logits(ids, masked, context, context_mask)
         keys_values = model.transformer.keys_values(model.null_context.expand(2, 1, 12))
-        flat = model._hidden(ids.flatten(1), masked.flatten(1), grid=GRID, keys_values=keys_values)
+        flat = model.features(ids.flatten(1), masked.flatten(1), grid=GRID, keys_values=keys_values)
         null = model.to_logits(flat).unflatten(1, GRID)
         assert (cond - null).abs().max() > 0.1
         for scale in (0, 0.5, 1, 7.0):
@@ -253,13 +253,13 @@ def test_shapes_of_what_is_drawn(grid):
 @pytest.mark.parametrize("given", [1, 3, 5])
 def test_prime_ids_are_the_same_in_every_step_and_at_the_end(given):
     model, prime, seen = tiny_maskgit(dim_context=None), make_ids(grid=(given, 2, 2)), []
-    inside = model._hidden
+    inside = model.features
 
     def spy(ids, masked, **options):
         seen.append((ids.unflatten(1, GRID).clone(), masked.unflatten(1, GRID).clone()))
         return inside(ids, masked, **options)
 
-    model._hidden = spy
+    model.features = spy
     result = model.generate(batch_size=2, prime_ids=prime, steps=4)
     assert torch.equal(result[:, :given], prime)
     assert len(seen) == 4

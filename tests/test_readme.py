@@ -55,7 +55,7 @@ def test_every_public_class_has_a_snippet():
     text = "\n".join(SNIPPETS)
     for name in phenaki_pytorch.__all__:
         assert re.search(rf"import .*\b{name}\b", text), name
-    assert len(SNIPPETS) >= len(phenaki_pytorch.__all__) + 4
+    assert len(SNIPPETS) >= 12
 
 
 def test_the_presets_have_the_parameters_of_the_table():

@@ -1,0 +1,64 @@
+"""Texts: what a conditional model reads, from captions and an encoder, or from embeddings that are given.
+
+b = batch · m = text tokens · d = width of the embeddings
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from phenaki_pytorch.t5 import T5TextEncoder
+
+TextEncoder = Callable[[list[str]], tuple[Tensor, Tensor]]
+
+
+class Texts:
+    """An encoder and the width that its embeddings must have, None for a model that reads no text.
+
+    Not a module, so that the encoder's weights are no part of the model that holds it. Raises ValueError where the
+    encoder says how wide it is and that does not fit.
+    """
+
+    def __init__(self, encoder: str | TextEncoder, dim: int | None):
+        if isinstance(encoder, str):
+            encoder = T5TextEncoder(encoder)
+        self.encoder = encoder if dim is not None else None
+        width = getattr(self.encoder, "dim", None)
+        if isinstance(width, int) and width != dim:
+            raise ValueError(f"the text encoder is {width} wide, maskgit's dim_context is {dim}")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the encoder is a T5TextEncoder: moved along and saved by name. The user's own stays the user's."""
+        return isinstance(self.encoder, T5TextEncoder)
+
+    def config(self, given: str) -> dict | str | None:
+        """What is saved of it: `given` stands for an encoder of the user's own."""
+        if self.is_ours:
+            return {"name": self.encoder.name, "max_length": self.encoder.max_length}
+        return None if self.encoder is None else given
+
+    def read(
+        self, texts: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None, like: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Captions, or embeddings (b, m, d) and their mask, bool (b, m) -> both, as `like` is, or None, None.
+
+        The relations are checked here; shapes and values by the model that reads them.
+        """
+        given = (texts is not None) + (embeds is not None)
+        if self.encoder is None:
+            if given:
+                raise ValueError("this model is unconditional: expected neither texts nor text_embeds, got some")
+            return None, None
+        if given != 1:
+            raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
+        if embeds is None:
+            if mask is not None:
+                raise ValueError("text_mask goes with text_embeds, got it with texts")
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            if not texts:
+                raise ValueError("texts must not be empty, got none")
+            embeds, mask = self.encoder(texts)
+            if len(embeds) != len(texts):
+                raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
+        return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)

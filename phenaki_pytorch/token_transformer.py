@@ -1,0 +1,203 @@
+"""TokenTransformer: so many numbers for each of a video's ids, some of which may be hidden, given a text or none.
+
+What MaskGit, which fills in ids, and TokenCritic, which doubts them, have in common: the table of the ids, their
+places, the transformer, and the null context that stands for a missing text.
+
+b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from phenaki_pytorch.attention import KeysValues, Transformer, init_weights
+from phenaki_pytorch.checks import check_ids, check_mask
+from phenaki_pytorch.position import LearnedPositions, rotary
+from phenaki_pytorch.saving import Pretrained
+
+Features = Callable[[Tensor, Tensor | None], Tensor]  # ids (b, n), which are hidden (b, n) -> features (b, n, d)
+
+
+class TokenTransformer(Pretrained):
+    """A transformer over ids (b, t, h, w), and a linear map, `to_logits`, from its features to `outputs` numbers each.
+
+    The other arguments, and what they may be, are those of MaskGit and TokenCritic, which say what the outputs mean.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int,
+        grid: tuple[int, int, int] | list[int],
+        dim: int,
+        depth: int,
+        heads: int,
+        dim_head: int,
+        dim_context: int | None,
+        cond_drop_prob: float,
+        attn_dropout: float,
+        ff_dropout: float,
+        outputs: int,
+    ):
+        super().__init__()
+        self.config = {
+            "num_tokens": num_tokens,
+            "grid": list(grid),
+            "dim": dim,
+            "depth": depth,
+            "heads": heads,
+            "dim_head": dim_head,
+            "dim_context": dim_context,
+            "cond_drop_prob": cond_drop_prob,
+            "attn_dropout": attn_dropout,
+            "ff_dropout": ff_dropout,
+        }
+        for name in ("num_tokens", "dim", "depth", "heads", "dim_head"):
+            if self.config[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
+        self._check_shares("cond_drop_prob", "attn_dropout", "ff_dropout")
+        if len(grid) != 3 or min(grid) < 1:
+            raise ValueError(f"grid must be (t, h, w), each at least 1, got {tuple(grid)}")
+        self.num_tokens = num_tokens
+        self.grid = tuple(grid)
+        self.dim = dim
+        self.dim_head = dim_head
+        self.dim_context = dim_context
+        self.cond_drop_prob = cond_drop_prob
+
+        self.embed = nn.Embedding(num_tokens + 1, dim)  # the last row is [MASK]
+        self.positions = LearnedPositions(dim, self.grid)
+        self.transformer = Transformer(
+            dim,
+            depth,
+            heads=heads,
+            dim_head=dim_head,
+            dim_context=dim_context,
+            attn_dropout=attn_dropout,
+            ff_dropout=ff_dropout,
+        )
+        self.to_logits = nn.Linear(dim, outputs)
+        init_weights(self)
+        if dim_context is not None:
+            # Text encoders differ in scale by orders of magnitude.
+            self.context_norm = nn.LayerNorm(dim_context)
+            self.null_context = nn.Parameter(torch.randn(dim_context))
+
+    # features
+
+    def features(
+        self,
+        ids: Tensor,
+        hidden: Tensor | None,
+        *,
+        grid: tuple[int, int, int],
+        token_mask: Tensor | None = None,
+        keys_values: list[KeysValues] | None = None,
+        context_mask: Tensor | None = None,
+    ) -> Tensor:
+        """What the output is read off: ids (b, n) of a grid, which of them are hidden, bool (b, n) -> (b, n, d).
+
+        token_mask   bool (b, n), False where nobody may look
+        keys_values  what `read_context` made of the context; context_mask: bool (b, m), True where it is real
+        """
+        if hidden is not None:
+            ids = ids.masked_fill(hidden, self.num_tokens)
+        x = self.embed(ids) + self.positions(grid)
+        angles = rotary(grid, self.dim_head, x.device)
+        return self.transformer(x, rotary=angles, mask=token_mask, keys_values=keys_values, context_mask=context_mask)
+
+    def read_context(
+        self, context: Tensor | None, context_mask: Tensor | None
+    ) -> tuple[list[KeysValues] | None, Tensor | None]:
+        """Keys and values of a context (b, m, c) for every block, and its mask; in training, captions are dropped."""
+        if context is None:
+            return None, None
+        context, context_mask = self._drop_captions(self.context_norm(context), context_mask)
+        return self.transformer.keys_values(context), context_mask
+
+    def guided_features(
+        self,
+        grid: tuple[int, int, int],
+        context: Tensor | None,
+        context_mask: Tensor | None,
+        cond_scale: float,
+    ) -> Features:
+        """A callable (ids, hidden) -> features null + cond_scale · (cond − null), of as many passes as it is asked for.
+
+        The output is linear in the features and so is guided by the same scale. What does not change from pass to
+        pass is computed here, both sides go through the transformer as one batch, and with a scale of 1, or without
+        a context, the null side is not computed at all.
+        """
+        if context is None:
+            return lambda ids, hidden: self.features(ids, hidden, grid=grid)
+        context = self.context_norm(context)
+        guided = cond_scale != 1
+        if guided:
+            dropped = torch.ones(len(context), dtype=torch.bool, device=context.device)
+            null, null_mask = self._with_null(context, context_mask, dropped)
+            context, context_mask = torch.cat((context, null)), torch.cat((context_mask, null_mask))
+        keys_values = self.transformer.keys_values(context)
+
+        def features(ids: Tensor, hidden: Tensor | None) -> Tensor:
+            if guided:
+                ids, hidden = ids.repeat(2, 1), None if hidden is None else hidden.repeat(2, 1)
+            x = self.features(ids, hidden, grid=grid, keys_values=keys_values, context_mask=context_mask)
+            if guided:
+                cond, null = x.float().chunk(2)
+                x = (null + cond_scale * (cond - null)).to(x.dtype)
+            return x
+
+        return features
+
+    # the null context
+
+    def _drop_captions(self, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """In training, put the null context in the place of a random share of the captions.
+
+        At a share of 0, too, it enters the graph: DDP takes a parameter without a gradient for a fault.
+        """
+        if not self.training:
+            return context, context_mask
+        dropped = torch.rand(len(context), device=context.device) < self.cond_drop_prob
+        return self._with_null(context, context_mask, dropped)
+
+    def _with_null(self, context: Tensor, context_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        """The null context, one learned token, in the place of the captions that are `dropped`, bool (b,)."""
+        context = torch.where(dropped[:, None, None], self.null_context.to(context.dtype), context)
+        only_first = torch.arange(context.shape[1], device=context.device) == 0
+        return context, torch.where(dropped[:, None], only_first, context_mask)
+
+    # checks
+
+    def _check_shares(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= self.config[name] <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {self.config[name]}")
+
+    def check_grid(self, ids: Tensor) -> tuple[int, int, int, int]:
+        """Refuse ids that are not int64 (b, t, h, w), of these codes, in a grid up to the window; their shape."""
+        check_ids(ids, self.num_tokens)
+        b, *grid = ids.shape
+        if any(got > most for got, most in zip(grid, self.grid)):
+            raise ValueError(f"the grid of the ids must fit in the window {self.grid}, got {tuple(grid)}")
+        return b, *grid
+
+    def check_context(
+        self, context: Tensor | None, context_mask: Tensor | None, batch_size: int, *, values: bool = False
+    ) -> Tensor | None:
+        """Refuse what does not fit; the mask to use comes back. `values`: look into it on other devices, too."""
+        if self.dim_context is None:
+            if context is not None or context_mask is not None:
+                raise ValueError("this model is unconditional (dim_context is None): expected no context, got one")
+            return None
+        if context is None:
+            raise ValueError(f"this model needs a context (b, m, {self.dim_context}), got none")
+        if context.ndim != 3 or context.shape[-1] != self.dim_context or 0 in context.shape:
+            raise ValueError(f"context must be (b, m, {self.dim_context}), none empty, got {tuple(context.shape)}")
+        if len(context) != batch_size:
+            raise ValueError(f"the context has a batch of {len(context)}, expected {batch_size}")
+        if context_mask is None:
+            return torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        check_mask("context_mask", context_mask, context.shape[:2], values=values)
+        return context_mask
