@@ -1,0 +1,103 @@
+"""How fast and how large: seconds, share of what the machine could do, memory, for every pass of training and use.
+
+    python examples/benchmark.py                                   # the middle size, float32 and bfloat16
+    python examples/benchmark.py --sizes small middle --compiled   # beside it, torch.compile
+    python examples/benchmark.py --cost cost.png                   # how cost grows with length, tokens and batch
+
+Each line is measured in a process of its own: the median of its repetitions, over the least work that the pass can be
+done with (least_work.py), at the peak of matrix products that is measured in the same process, before and after.
+Memory is the most above what the imports and the model's parameters take, in float32 on the CPU the process's.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmark_passes import PASSES, SIZES
+from media import write_plots
+
+COLUMNS = ("size", "pass", "precision", "mode", "seconds", "GFLOP", "peak GFLOP/s", "share", "MiB", "frames/s")
+
+
+def measured(case: dict) -> dict | None:
+    """One case in a process of its own; None, and a line that says why, where it does not come through."""
+    command = [sys.executable, str(Path(__file__).parent / "benchmark_passes.py"), json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+        print(f"{case['size']}, {case['pass']}, {case['precision']}, {case['mode']}: {reason}", file=sys.stderr)
+        return None
+    return {**case, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def line(row: dict) -> str:
+    """A row of the table, in Markdown."""
+    shown = [
+        *(row[name] for name in ("size", "pass", "precision", "mode")),
+        f"{row['seconds']:.3g}",
+        f"{row['GFLOP']:.4g}",
+        f"{row['peak GFLOP/s']:.0f}",
+        f"{row['share']:.0%}",
+        f"{row['MiB']:.0f}",
+        "" if row["frames/s"] is None else f"{row['frames/s']:.3g}",
+    ]
+    return f"| {' | '.join(shown)} |"
+
+
+def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Seconds against the length of a video, the ids of a window, and the batch, one panel each."""
+    panels = {}
+    common = {"precision": "float32", "mode": "eager", "repeat": args.repeat, "device": args.device, "size": "small"}
+    for title, name, key, values in (
+        ("a long video, windows", "long generate", "windows", (1, 2, 4, 8, 16, 32)),
+        ("18 guided steps, ids of a window", "generate 18", "side", (8, 12, 16, 24, 32)),
+        ("a training step of MaskGit, batch", "maskgit step", "batch", (1, 2, 4, 8, 16)),
+    ):
+        rows = [measured({**common, "pass": name, key: value}) for value in values]
+        points = [(row["x"], row["seconds"]) for row in rows if row is not None]
+        panels[title] = {"seconds": points}
+    return panels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--sizes", nargs="+", choices=tuple(SIZES), default=["middle"])
+    add("--passes", nargs="+", choices=tuple(PASSES), default=list(PASSES))
+    add("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
+    add("--compiled", action="store_true", help="with torch.compile as well")
+    add("--windows", type=int, nargs="+", default=[1, 4, 16], help="of the long generation")
+    add("--repeat", type=int, default=5)
+    add("--device", default="cpu", help="cpu or cuda")
+    add("--csv", type=Path, help="where to write the table as well")
+    add("--cost", type=Path, help="in place of the table: a plot of cost against length, ids and batch, as PNG")
+    args = parser.parse_args()
+    if args.cost:
+        write_plots(args.cost, cost(args), ylabel="seconds")
+        return
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    rows = []
+    for size in args.sizes:
+        for precision in args.precisions:
+            for mode in ("eager", "compiled") if args.compiled else ("eager",):
+                for name in args.passes:
+                    for windows in args.windows if name == "long generate" else (1,):
+                        case = {"size": size, "pass": name, "precision": precision, "mode": mode, "windows": windows}
+                        row = measured({**case, "repeat": args.repeat, "device": args.device})
+                        if row is not None:
+                            if name == "long generate":
+                                row["pass"] += f", {windows} windows"
+                            rows.append(row)
+                            print(line(row), flush=True)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
