@@ -1,0 +1,164 @@
+"""What decides which ids are drawn again, and how often: quality against forward passes, over models of moving shapes.
+
+    python examples/sampling_study.py runs/plain/model runs/token/model runs/self/model --plot study.png --csv study.csv
+    python examples/sampling_study.py runs/plain/model --passes 8 24 --guidance 1 2 4 --orders confidence random halton
+
+Each model is judged by prompts of seen combinations. With a critic, its passes count: of p forward passes, half go to
+MaskGit and half to the critic; and beside it the same model is judged by its confidence alone. Guidance doubles each
+pass of MaskGit alike in all of them and is not counted.
+
+The orders beside the library's: "random" keeps tokens by chance, "halton" along a low-discrepancy sequence over the
+places of each time step (Besnier et al. 2025, https://arxiv.org/abs/2503.17076), the same for every sample.
+
+b = batch · n = tokens · t, h, w = grid
+"""
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+from tqdm import tqdm
+
+from generate import load_model, read_plan
+from measures import judge_each, parts, share_of
+from media import write_plots
+from moving_shapes import prompts
+from phenaki_pytorch import Phenaki
+from phenaki_pytorch.sampling import Trust, by_confidence, by_critic, parallel_decode, uniform
+
+COLUMNS = ("model", "order", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
+
+
+def by_chance(generator: torch.Generator) -> Trust:
+    """Keep any of the tokens that were just drawn, and all that were kept before."""
+    return lambda ids, log_probs, progress: torch.where(
+        log_probs.isinf(), log_probs, uniform(ids.shape, ids.device, generator)
+    )
+
+
+def halton(count: int, base: int) -> Tensor:
+    """The first numbers of the sequence: digits of 0, 1, 2, ... in a base, mirrored at the point."""
+    numbers, value, share = torch.arange(count), torch.zeros(count), 1.0 / base
+    while numbers.any():
+        value += share * (numbers % base)
+        numbers, share = numbers // base, share / base
+    return value
+
+
+def by_halton(grid: tuple[int, int, int], device: torch.device) -> Trust:
+    """Keep what was just drawn in the order in which a Halton sequence first comes to its place, in all time steps."""
+    t, h, w = grid
+    points = 8 * h * w
+    places = (halton(points, 2) * h).long() * w + (halton(points, 3) * w).long()
+    first = torch.full((h * w,), points)
+    first = first.scatter_reduce(0, places, torch.arange(points), "amin")
+    order = repeat(first.float(), "s -> (t s)", t=t).to(device)
+    return lambda ids, log_probs, progress: torch.where(log_probs.isinf(), log_probs, -order)
+
+
+def trust_of(
+    order: str, phenaki: Phenaki, text: tuple[Tensor, Tensor], args: argparse.Namespace, generator: torch.Generator
+) -> Trust:
+    grid = phenaki.maskgit.grid
+    if order == "critic":
+        return by_critic(phenaki.critic.doubts(grid, *text, args.critic_scale), args.critic_noise, generator)
+    if order == "random":
+        return by_chance(generator)
+    if order == "halton":
+        return by_halton(grid, generator.device)
+    return by_confidence(args.temperature, generator)
+
+
+@torch.no_grad()
+def judged(phenaki: Phenaki, order: str, passes: int, guidance: float, args: argparse.Namespace) -> dict[str, float]:
+    """The shares of the prompts whose clips show colour, shape, motion and all of them."""
+    maskgit, captions = phenaki.maskgit, prompts("seen", args.prompts, seed=args.seed)
+    device = maskgit.to_logits.weight.device
+    generator = torch.Generator(device).manual_seed(args.seed)
+    verdicts = []
+    for part in parts(captions):
+        text = tuple(each.to(device) for each in phenaki.text_encoder(part))
+        masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
+        masked = rearrange(masked, "b t h w -> b (t h w)")
+        ids = parallel_decode(
+            maskgit.guided_logits(maskgit.grid, *text, guidance),
+            torch.zeros_like(masked, dtype=torch.int64),
+            masked,
+            trust=trust_of(order, phenaki, text, args, generator),
+            steps=(passes + 1) // 2 if order == "critic" else passes,
+            token_temperature=args.token_temperature,
+            schedule=maskgit.schedule,
+            generator=generator,
+        )
+        t, h, w = maskgit.grid
+        videos = phenaki.cvivit.decode(rearrange(ids, "b (t h w) -> b t h w", t=t, h=h, w=w))
+        verdicts += judge_each(videos.clamp(0, 1), part)
+    right = {name: share_of([getattr(verdict, name) for verdict in verdicts]) for name in verdicts[0]._fields}
+    low, high = right["all"].interval()
+    return {**right, "low": low, "high": high}
+
+
+def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
+    rows = []
+    for folder in args.models:
+        phenaki, plan = load_model(folder), read_plan(folder)
+        if args.token_temperature is None:
+            args.token_temperature = tuple(plan.get("token_temperature", (1.0, 1.0)))
+        orders = [order for order in args.orders if order != "critic" or phenaki.critic is not None]
+        usual = args.guidance[0]
+        settings = [(order, passes, usual) for order in orders for passes in args.passes]
+        settings += [(order, args.passes[-1], scale) for order in orders for scale in args.guidance[1:]]
+        for order, passes, guidance in tqdm(settings, desc=folder.parent.name):
+            shares = judged(phenaki, order, passes, guidance, args)
+            rows.append({"model": folder.parent.name, "order": order, "passes": passes, "guidance": guidance, **shares})
+            done(rows[-1])
+    return rows
+
+
+def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
+    """A line for each model and order: the share that is all right, against one of the columns."""
+    lines = {}
+    for row in sorted(rows, key=lambda row: row[x]):
+        lines.setdefault(f"{row['model']}, {row['order']}", []).append((row[x], row["all"]))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("models", type=Path, nargs="+", help="folders model/ that train.py left")
+    add("--orders", nargs="+", default=["confidence", "critic"], choices=("confidence", "critic", "random", "halton"))
+    add("--passes", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48])
+    add("--guidance", type=float, nargs="+", default=[2.0], help="the first for all passes, the others with the last")
+    add("--prompts", type=int, default=200)
+    add("--seed", type=int, default=0)
+    add("--temperature", type=float, default=4.0)
+    add("--token-temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: the training's")
+    add("--critic-scale", type=float, default=1.0)
+    add("--critic-noise", type=float, default=1.0)
+    add("--csv", type=Path, default=Path("sampling_study.csv"))
+    add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
+    args = parser.parse_args()
+    with args.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+
+        def done(row: dict) -> None:
+            writer.writerow({name: f"{row[name]:.3f}" if isinstance(row[name], float) else row[name] for name in row})
+            file.flush()
+            print(f"{row['model']}, {row['order']}, {row['passes']} passes, guidance {row['guidance']}: {row['all']}")
+
+        rows = study(args, done)
+    if args.plot:
+        usual = [row for row in rows if row["guidance"] == args.guidance[0]]
+        last = [row for row in rows if row["passes"] == args.passes[-1]]
+        panels = {"forward passes": lines_of(usual, "passes"), "guidance": lines_of(last, "guidance")}
+        write_plots(args.plot, panels, ylabel="all right")
+
+
+if __name__ == "__main__":
+    main()
