@@ -29,6 +29,7 @@ class Size(NamedTuple):
     width: int  # of the text's embeddings
 
 
+PAPERS = {"dim": 512, "image_size": 128, "patch_size": 8, "spatial_depth": 4, "temporal_depth": 4}
 SIZES = {
     # That of the moving shapes.
     "small": Size(
@@ -41,14 +42,14 @@ SIZES = {
     ),
     # The paper's tokenizer and a MaskGit that a processor can train.
     "middle": Size(
-        {"dim": 512, "image_size": 128, "patch_size": 8, "spatial_depth": 4, "temporal_depth": 4},
+        PAPERS,
         11,
         {"dim": 512, "depth": 6},
         768,
     ),
     # The paper's.
     "paper": Size(
-        {"dim": 512, "image_size": 128, "patch_size": 8, "spatial_depth": 4, "temporal_depth": 4},
+        PAPERS,
         11,
         {"dim": 2048, "depth": 24, "heads": 32},
         4096,

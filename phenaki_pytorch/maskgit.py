@@ -206,10 +206,8 @@ class MaskGit(TokenTransformer):
 
         Dropout is off, whatever the mode of the module. Raises ValueError where a size or value does not fit.
         """
-        check_sampling(steps, token_temperature)
-        for name, scale in (("cond_scale", cond_scale), ("critic_scale", critic_scale)):
-            if scale < 0:
-                raise ValueError(f"{name} must be at least 0, got {scale}")
+        scales = {"cond_scale": cond_scale, "temperature": temperature}
+        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
         t, h, w = grid = self.grid if grid is None else grid
         if min(grid) < 1 or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"grid must lie between (1, 1, 1) and the window {self.grid}, got {grid}")

@@ -191,7 +191,8 @@ class Phenaki(Pretrained):
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        check_sampling(steps, token_temperature)
+        scales = {"cond_scale": cond_scale, "temperature": temperature}
+        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
@@ -237,7 +238,8 @@ class Phenaki(Pretrained):
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        check_sampling(steps, token_temperature)
+        scales = {"cond_scale": cond_scale, "temperature": temperature}
+        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),

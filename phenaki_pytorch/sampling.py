@@ -99,8 +99,7 @@ def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = 
 
     What is not masked is trusted without end, so accepted tokens stay.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    _check_scales(temperature=temperature)
     return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
 
 
@@ -109,8 +108,7 @@ def by_critic(doubts: Doubts, noise: float = 1.0, generator: torch.Generator | N
 
     With uniform noise, `noise` wide, times (1 − progress).
     """
-    if noise < 0:
-        raise ValueError(f"critic_noise must be at least 0, got {noise}")
+    _check_scales(critic_noise=noise)
 
     def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
         drawn = uniform(log_probs.shape, log_probs.device, generator)
@@ -119,8 +117,15 @@ def by_critic(doubts: Doubts, noise: float = 1.0, generator: torch.Generator | N
     return trust
 
 
-def check_sampling(steps: int, token_temperature: float | Sequence[float]) -> None:
-    """Refuse steps < 1, and token temperatures that are not one or two numbers above 0."""
+def _check_scales(**scales: float) -> None:
+    for name, scale in scales.items():
+        if scale < 0:
+            raise ValueError(f"{name} must be at least 0, got {scale}")
+
+
+def check_sampling(steps: int, token_temperature: float | Sequence[float], **scales: float) -> None:
+    """Refuse steps < 1, token temperatures that are not one or two numbers above 0, and named scales below 0."""
+    _check_scales(**scales)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     ends = _ends(token_temperature)

@@ -339,3 +339,12 @@ def test_critics_need_the_text_that_they_read():
         SelfCritic(nn.Linear(2, 2))
     with pytest.raises(TypeError):
         MaskGit.generate(tiny_maskgit(dim_context=None), critic="token")
+
+
+@pytest.mark.parametrize("name", ["temperature", "critic_noise", "critic_scale", "cond_scale"])
+def test_lawless_settings_are_refused_before_any_text_is_read(name):
+    model = tiny_phenaki()
+    for call in (model.generate_images, lambda text, **options: model.generate(text, num_frames=5, **options)):
+        with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+            call("a", **{name: -1.0})
+    assert model.text_encoder.calls == []
