@@ -8,12 +8,12 @@ All attention goes through `F.scaled_dot_product_attention` without a learned bi
 apply. Queries and keys are layer-normalised per head (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442),
 which keeps the attention logits bounded at any width and learning rate.
 
-b = batch · n = tokens · m = context tokens · d = dim · h = heads · e = dim_head · c = dim_context
+b = batch · n = tokens · m = context tokens · p = places · d = dim · h = heads · e = dim_head · c = dim_context
 """
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -75,25 +75,33 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         visible: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """
         rotary   cosines and sines (m, e/2) of the places of the cache's tokens and of these
         mask     bool (b, n), False for tokens that nobody may see
         visible  bool (n, m), which tokens each one sees where that is not all, or all before it if causal
         cache    what was kept of the tokens before; is extended by these
+        places   int64 (b, p), the tokens whose output is wanted where that is not all -> (b, p, d)
         """
         if self.causal and mask is not None:
             raise ValueError("causal attention takes no mask: what comes later is out of sight already")
-        q, k, v = rearrange(self.to_qkv(x), "b n (qkv h e) -> qkv b h n e", qkv=3, h=self.heads)
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        if places is not None:
+            q = take(q, places)
+        q, k, v = (rearrange(part, "b n (h e) -> b h n e", h=self.heads) for part in (q, k, v))
         q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             k, v = cache.extend(k, v)
         if rotary is not None:
-            q, k = rotate(q, tuple(angles[-q.shape[2] :] for angles in rotary)), rotate(k, rotary)
+            angles = tuple(part[-x.shape[1] :] for part in rotary)
+            if places is not None:
+                angles = tuple(rearrange(part[places], "b p e -> b 1 p e") for part in angles)
+            q, k = rotate(q, angles), rotate(k, rotary)
         if mask is not None:
             visible = rearrange(mask, "b m -> b 1 1 m")
         causal = self.causal and visible is None
-        assert not causal or q.shape[2] == k.shape[2], "with tokens before these, what is visible has to be said"
+        assert not causal or q.shape[2] == k.shape[2], "with tokens before or left out, what is visible has to be said"
         out = attend(q, k, v, visible=visible, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
@@ -137,6 +145,11 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout)
 
 
+def take(x: Tensor, places: Tensor) -> Tensor:
+    """Tokens (b, n, d) at places (b, p) -> (b, p, d)."""
+    return x.take_along_dim(places[..., None], dim=1)
+
+
 class FeedForward(nn.Sequential):
     """The plain MLP, four times as wide inside: (b, n, d) -> (b, n, d)."""
 
@@ -145,7 +158,11 @@ class FeedForward(nn.Sequential):
 
 
 class Block(nn.Module):
-    """One layer: self-attention, cross-attention if there is a context, feed-forward."""
+    """One layer: self-attention, cross-attention if there is a context, feed-forward.
+
+    With `places`, at those alone. Of k contexts for each sample the output has k · b: tokens that no context has told
+    apart yet go through self-attention once.
+    """
 
     def __init__(
         self,
@@ -179,10 +196,13 @@ class Block(nn.Module):
         cache: KeyValueCache | None,
         keys_values: KeysValues | None,
         context_mask: Tensor | None,
+        places: Tensor | None,
     ) -> Tensor:
-        seen = {"rotary": rotary, "mask": mask, "visible": visible, "cache": cache}
-        x = x + self.dropout(self.attention(self.attention_norm(x), **seen))
+        seen = {"rotary": rotary, "mask": mask, "visible": visible, "cache": cache, "places": places}
+        added = self.attention(self.attention_norm(x), **seen)
+        x = (x if places is None else take(x, places)) + self.dropout(added)
         if keys_values is not None:
+            x = repeat(x, "b n d -> (k b) n d", k=len(keys_values[0]) // len(x))
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), keys_values, mask=context_mask))
         return x + self.dropout(self.ff(self.ff_norm(x)))
 
@@ -237,8 +257,13 @@ class Transformer(nn.Module):
         caches: list[KeyValueCache] | None = None,
         keys_values: list[KeysValues] | None = None,
         context_mask: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """`rotary`, `mask`, `visible`: as in `Attention`; `caches`: one a block; `context_mask`: bool (b, m)."""
+        """`rotary`, `mask`, `visible`: as in `Attention`; `caches`: one a block; `context_mask`: bool (b, m).
+
+        places       int64 (b, p), the tokens whose output is wanted -> (b, p, d); the last block computes no others
+        keys_values  of k · b contexts, b of them at a time for the b samples -> (k · b, n, d)
+        """
         again = self.checkpointing and torch.is_grad_enabled() and caches is None
         for i, block in enumerate(self.blocks):
             options = {
@@ -248,7 +273,10 @@ class Transformer(nn.Module):
                 "cache": None if caches is None else caches[i],
                 "keys_values": None if keys_values is None else keys_values[i],
                 "context_mask": context_mask,
+                "places": None,
             }
+            if places is not None and block is self.blocks[-1]:
+                options["places"] = repeat(places, "b p -> (k b) p", k=len(x) // len(places))
             x = checkpoint(block, x, use_reentrant=False, **options) if again else block(x, **options)
         return self.norm(x)
 

@@ -10,13 +10,13 @@ from einops import repeat
 from torch import Tensor
 
 
-def check_ids(ids: Tensor, codebook_size: int) -> None:
+def check_ids(ids: Tensor, codebook_size: int, *, values: bool = False) -> None:
     """Refuse what is not int64 (b, t, h, w) in [0, codebook_size)."""
     if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
         raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
     # A compiled graph does not stop to look at values.
     free = ids.device.type == "cpu" and not torch.compiler.is_compiling()
-    if free and (ids.min() < 0 or ids.max() >= codebook_size):
+    if (values or free) and (ids.min() < 0 or ids.max() >= codebook_size):
         raise ValueError(
             f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
         )

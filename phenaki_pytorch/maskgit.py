@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import batch_of, check_mask
@@ -27,6 +27,7 @@ from phenaki_pytorch.sampling import (
     draw_mask,
     draw_primes,
     mask_share,
+    masked_places,
     parallel_decode,
 )
 from phenaki_pytorch.token_transformer import TokenTransformer
@@ -130,16 +131,18 @@ class MaskGit(TokenTransformer):
         flat = rearrange(ids, "b t h w -> b (t h w)")
         primes = draw_primes(real, t, share=self.prime_prob if self.training else 0.0)
         masked = draw_mask(real & ~primes, schedule=self.schedule)
+        # Only what the loss looks at goes through the last block and through the output projection, the widest product.
+        places = masked_places(masked)
         x = self.features(
             flat,
             masked,
-            grid=(t, h, w),
+            layout=self.layout((t, h, w)),
             token_mask=None if token_mask is None else real,
             keys_values=keys_values,
             context_mask=context_mask,
+            places=places,
         )
-        # The output projection is the widest product of the model: only what the loss looks at goes through it.
-        logits = self.to_logits(x[masked])
+        logits = self.to_logits(x[masked if places is None else masked.gather(1, places)])
         loss = F.cross_entropy(logits.float(), flat[masked], label_smoothing=self.label_smoothing)
         return MaskGitLosses(loss, rearrange(masked, "b (t h w) -> b t h w", t=t, h=h, w=w), logits)
 
@@ -161,7 +164,7 @@ class MaskGit(TokenTransformer):
         x = self.features(
             rearrange(ids, "b t h w -> b (t h w)"),
             rearrange(masked, "b t h w -> b (t h w)"),
-            grid=(t, h, w),
+            layout=self.layout((t, h, w)),
             token_mask=None if token_mask is None else rearrange(token_mask, "b t h w -> b (t h w)"),
             keys_values=None if context is None else self.transformer.keys_values(self.context_norm(context)),
             context_mask=context_mask,
@@ -224,6 +227,8 @@ class MaskGit(TokenTransformer):
 
         modules = [self]
         if critic is not None:
+            if not hasattr(critic, "doubts"):
+                raise TypeError(f"critic must be a TokenCritic or a SelfCritic, got a {type(critic).__name__}")
             critic.check_fits(self)
             modules += [critic, critic.reader]
         training = [module.training for module in modules]
@@ -259,17 +264,10 @@ class MaskGit(TokenTransformer):
     ) -> Logits:
         """The callable that `parallel_decode` asks, for as many passes as are needed; arguments as in `generate`."""
         features = self.guided_features(grid, context, context_mask, cond_scale)
-
-        def logits(ids: Tensor, masked: Tensor, places: Tensor | None) -> Tensor:
-            x = features(ids, masked)
-            if places is not None:
-                x = x.gather(1, repeat(places, "b m -> b m d", d=self.dim))
-            return self.to_logits(x)
-
-        return logits
+        return lambda ids, masked, places: self.to_logits(features(ids, masked, places))
 
     def _check_prime_ids(self, prime_ids: Tensor, batch_size: int, grid: tuple[int, int, int]) -> None:
-        b, s, h, w = self.check_grid(prime_ids)
+        b, s, h, w = self.check_grid(prime_ids, values=True)
         if b != batch_size or (h, w) != grid[1:] or s >= grid[0]:
             raise ValueError(
                 f"prime_ids must be ({batch_size}, fewer than {grid[0]}, {grid[1]}, {grid[2]}), "

@@ -87,6 +87,17 @@ def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Ge
     return repeat(given, "b t -> b (t s)", s=token_mask.shape[1] // t)
 
 
+def masked_places(masked: Tensor) -> Tensor | None:
+    """The masked places (b, p) of bool (b, n), in order; where a sample has fewer than another, others follow.
+
+    None, which stands for all, where their number would have to be waited for.
+    """
+    if masked.device.type != "cpu":
+        return None
+    most = int(masked.sum(dim=1).max())
+    return masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+
+
 def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
     drawn = uniform(like.shape, like.device, generator)
@@ -174,7 +185,7 @@ def parallel_decode(
     passes = range(steps)
     for step in passes if progress is None else progress(passes):
         divisor = first + (last - first) * step / max(1, steps - 1)
-        places = _places_to_draw(masked)
+        places = masked_places(masked)
         probs = (logits(ids, masked, places).float() / divisor).softmax(dim=-1)  # (b, m, k)
         # One random number a place of the video, drawn or not: the result does not depend on which are computed.
         chance = uniform(ids.shape, ids.device, generator)
@@ -189,17 +200,6 @@ def parallel_decode(
             trusted = trust(ids, log_probs.masked_fill(~masked, torch.inf), r).masked_fill(given, torch.inf)
             masked = _least_trusted(trusted, keep=_left_masked(at_first, masked, r, schedule))
     return ids
-
-
-def _places_to_draw(masked: Tensor) -> Tensor | None:
-    """The masked places of each sample, (b, m), in order; where one has fewer than another, others follow.
-
-    None, all, where their number would have to be waited for.
-    """
-    if masked.device.type != "cpu":
-        return None
-    most = int(masked.sum(dim=1).max())
-    return masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
 def _left_masked(at_first: Tensor, masked: Tensor, r: float, schedule: str) -> Tensor:
@@ -243,7 +243,7 @@ def _place_on_line(lengths: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """
     ends = lengths.cumsum(dim=-1)
     point = (share * ends[..., -1])[..., None]
-    point = torch.minimum(point, ends[..., -1:].nextafter(torch.zeros(()).to(ends)))
+    point = torch.minimum(point, ends[..., -1:].nextafter(ends.new_zeros(())))
     piece = (ends <= point).sum(dim=-1, keepdim=True)
     length = lengths.gather(-1, piece)
     within = (point - ends.gather(-1, piece) + length) / length

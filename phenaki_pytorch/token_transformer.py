@@ -3,7 +3,7 @@
 What MaskGit, which fills in ids, and TokenCritic, which doubts them, have in common: the table of the ids, their
 places, the transformer, and the null context that stands for a missing text.
 
-b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim
+b = batch · t, h, w = grid · n = t · h · w · p = places · m = text tokens · c = dim_context · d = dim
 """
 
 from collections.abc import Callable
@@ -16,7 +16,9 @@ from phenaki_pytorch.checks import check_ids, check_mask
 from phenaki_pytorch.position import LearnedPositions, rotary
 from phenaki_pytorch.saving import Pretrained
 
-Features = Callable[[Tensor, Tensor | None], Tensor]  # ids (b, n), which are hidden (b, n) -> features (b, n, d)
+# ids (b, n), which are hidden (b, n), and at which places to give features (b, p), or None for all -> (b, p or n, d)
+Features = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+Layout = tuple[Tensor, tuple[Tensor, Tensor]]  # learned positions (n, d) and rotary angles of the places of a grid
 
 
 class TokenTransformer(Pretrained):
@@ -86,26 +88,40 @@ class TokenTransformer(Pretrained):
 
     # features
 
+    def layout(self, grid: tuple[int, int, int]) -> Layout:
+        """What is to be known of the places of a grid, in raster order."""
+        positions = self.positions(grid)
+        return positions, rotary(grid, self.dim_head, positions.device)
+
     def features(
         self,
         ids: Tensor,
         hidden: Tensor | None,
         *,
-        grid: tuple[int, int, int],
+        layout: Layout,
         token_mask: Tensor | None = None,
         keys_values: list[KeysValues] | None = None,
         context_mask: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """What the output is read off: ids (b, n) of a grid, which of them are hidden, bool (b, n) -> (b, n, d).
 
+        layout       of the grid
         token_mask   bool (b, n), False where nobody may look
         keys_values  what `read_context` made of the context; context_mask: bool (b, m), True where it is real
+        places       int64 (b, p), where features are wanted, if not everywhere -> (b, p, d)
         """
         if hidden is not None:
             ids = ids.masked_fill(hidden, self.num_tokens)
-        x = self.embed(ids) + self.positions(grid)
-        angles = rotary(grid, self.dim_head, x.device)
-        return self.transformer(x, rotary=angles, mask=token_mask, keys_values=keys_values, context_mask=context_mask)
+        positions, angles = layout
+        return self.transformer(
+            self.embed(ids) + positions,
+            rotary=angles,
+            mask=token_mask,
+            keys_values=keys_values,
+            context_mask=context_mask,
+            places=places,
+        )
 
     def read_context(
         self, context: Tensor | None, context_mask: Tensor | None
@@ -123,26 +139,25 @@ class TokenTransformer(Pretrained):
         context_mask: Tensor | None,
         cond_scale: float,
     ) -> Features:
-        """A callable (ids, hidden) -> features null + cond_scale · (cond − null), of as many passes as it is asked for.
+        """A callable (ids, hidden, places) -> features null + cond_scale · (cond − null), for any number of passes.
 
         The output is linear in the features and so is guided by the same scale. What does not change from pass to
-        pass is computed here, both sides go through the transformer as one batch, and with a scale of 1, or without
-        a context, the null side is not computed at all.
+        pass is computed here, both sides go through the transformer as one batch, which parts where the first context
+        is read, and with a scale of 1, or without a context, the null side is not computed at all.
         """
-        if context is None:
-            return lambda ids, hidden: self.features(ids, hidden, grid=grid)
-        context = self.context_norm(context)
-        guided = cond_scale != 1
-        if guided:
-            dropped = torch.ones(len(context), dtype=torch.bool, device=context.device)
-            null, null_mask = self._with_null(context, context_mask, dropped)
-            context, context_mask = torch.cat((context, null)), torch.cat((context_mask, null_mask))
-        keys_values = self.transformer.keys_values(context)
-
-        def features(ids: Tensor, hidden: Tensor | None) -> Tensor:
+        context_mask = self.check_context(context, context_mask, 0 if context is None else len(context))
+        layout, guided, keys_values = self.layout(grid), context is not None and cond_scale != 1, None
+        if context is not None:
+            context = self.context_norm(context)
             if guided:
-                ids, hidden = ids.repeat(2, 1), None if hidden is None else hidden.repeat(2, 1)
-            x = self.features(ids, hidden, grid=grid, keys_values=keys_values, context_mask=context_mask)
+                dropped = torch.ones(len(context), dtype=torch.bool, device=context.device)
+                null, null_mask = self._with_null(context, context_mask, dropped)
+                context, context_mask = torch.cat((context, null)), torch.cat((context_mask, null_mask))
+            keys_values = self.transformer.keys_values(context)
+        given = {"layout": layout, "keys_values": keys_values, "context_mask": context_mask}
+
+        def features(ids: Tensor, hidden: Tensor | None, places: Tensor | None) -> Tensor:
+            x = self.features(ids, hidden, places=places, **given)
             if guided:
                 cond, null = x.float().chunk(2)
                 x = (null + cond_scale * (cond - null)).to(x.dtype)
@@ -175,9 +190,12 @@ class TokenTransformer(Pretrained):
             if not 0 <= self.config[name] <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {self.config[name]}")
 
-    def check_grid(self, ids: Tensor) -> tuple[int, int, int, int]:
-        """Refuse ids that are not int64 (b, t, h, w), of these codes, in a grid up to the window; their shape."""
-        check_ids(ids, self.num_tokens)
+    def check_grid(self, ids: Tensor, *, values: bool = False) -> tuple[int, int, int, int]:
+        """Refuse ids that are not int64 (b, t, h, w), of these codes, in a grid up to the window; their shape.
+
+        `values`: look into them on other devices than the CPU, too.
+        """
+        check_ids(ids, self.num_tokens, values=values)
         b, *grid = ids.shape
         if any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"the grid of the ids must fit in the window {self.grid}, got {tuple(grid)}")

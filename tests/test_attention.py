@@ -94,6 +94,33 @@ def test_keys_and_values_serve_any_number_of_calls():
         assert torch.equal(module(x, keys_values=once), module(x, keys_values=module.keys_values(context)))
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_only_the_places_that_are_wanted_come_back(depth):
+    module, x = Transformer(16, depth, dim_context=5, **SIZES), torch.randn(2, 9, 16)
+    mask, places = torch.arange(9) < torch.tensor([[9], [6]]), torch.tensor([[8, 0, 3], [5, 5, 1]])
+    keys_values = module.keys_values(torch.randn(2, 4, 5))
+    options = {"rotary": rotary((3, 3), 8, CPU), "mask": mask, "keys_values": keys_values}
+    expected = module(x, **options)[[[0], [1]], places]
+    wanted = module(x, places=places, **options)
+    torch.testing.assert_close(wanted, expected)
+    weights = list(module.parameters())
+    one, other = (torch.autograd.grad(out.square().sum(), weights, retain_graph=True) for out in (expected, wanted))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_several_contexts_of_the_same_tokens_are_several_passes(depth):
+    module, x, places = Transformer(16, depth, dim_context=5, **SIZES), torch.randn(2, 9, 16), torch.randint(9, (2, 4))
+    contexts, seen = torch.randn(3, 2, 4, 5), torch.rand(3, 2, 4) < 0.7
+    seen[:, :, 0] = True
+    options = {"rotary": rotary((3, 3), 8, CPU), "keys_values": module.keys_values(contexts.flatten(0, 1))}
+    for chosen in (None, places):
+        together = module(x, context_mask=seen.flatten(0, 1), places=chosen, **options)
+        for one, context, mask in zip(together.chunk(3), contexts, seen, strict=True):
+            alone = options | {"keys_values": module.keys_values(context)}
+            torch.testing.assert_close(one, module(x, context_mask=mask, places=chosen, **alone))
+
+
 def test_attention_sees_differences_of_places_only():
     module, x = Transformer(16, 2, causal=True, **SIZES), torch.randn(2, 4, 16)
     cos, sin = rotary((40,), 8, CPU)

@@ -199,7 +199,7 @@ def test_the_critics_guidance_goes_from_its_null_doubts_through_the_conditional_
         null_text = critic.null_context.expand(2, 1, 12)
         one = critic.doubts(GRID, context, mask)(ids)
         keys_values = critic.transformer.keys_values(null_text)
-        null = critic.to_logits(critic.features(ids, None, grid=GRID, keys_values=keys_values))[..., 0]
+        null = critic.to_logits(critic.features(ids, None, layout=critic.layout(GRID), keys_values=keys_values))[..., 0]
         assert (one - null).abs().max() > 1e-2
         for scale in (0.0, 1.0, 4.0):
             guided = critic.doubts(GRID, context, mask, scale)(ids)

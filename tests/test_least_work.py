@@ -46,10 +46,11 @@ def test_what_pytorch_counts_is_no_less():
     """Of tiny models, where attention to what is masked, and the codebook's search, are all that comes beside it."""
     cvivit, maskgit = tiny_cvivit().eval(), tiny_maskgit(dim_context=None).eval()
     video, ids = torch.rand(1, 3, 11, 16, 16), torch.randint(0, 32, (1, 6, 2, 2))
+    layout = maskgit.layout((6, 2, 2))
     for call, work in (
         (lambda: cvivit.encode(video), encode_work(cvivit.config, 11, 16, 16)),
         (lambda: cvivit.decode(ids), decode_work(cvivit.config, 11, 16, 16)),
-        (lambda: maskgit.features(ids.flatten(1), None, grid=(6, 2, 2)), features_work(maskgit.config, 24, 0)),
+        (lambda: maskgit.features(ids.flatten(1), None, layout=layout), features_work(maskgit.config, 24, 0)),
     ):
         # The counter knows no fast kernels of the CPU.
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):

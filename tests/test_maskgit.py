@@ -44,23 +44,6 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens(fixed_mask, label_sm
     torch.testing.assert_close(model(ids, context, context_mask), expected)
 
 
-def test_only_masked_tokens_go_through_the_output_projection(fixed_mask):
-    model, seen = no_drop(dim_context=None), []
-    model.transformer.register_forward_hook(lambda *args: seen.append(args[2]))
-    model.to_logits.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    model(make_ids())
-    assert torch.equal(seen[1], seen[0][fixed_mask])
-    assert 0 < len(seen[1]) < fixed_mask.numel()
-
-
-def test_visible_tokens_get_no_gradient_at_the_output(fixed_mask, monkeypatch):
-    model, kept = no_drop(dim_context=None), []
-    model.transformer.register_forward_hook(lambda *args: args[2].retain_grad() or kept.append(args[2]))
-    model(make_ids()).backward()
-    reached = kept[0].grad.abs().sum(dim=-1) > 0
-    assert torch.equal(reached, fixed_mask)
-
-
 def test_padded_tokens_are_neither_hidden_nor_counted_nor_seen():
     model, ids, (context, context_mask) = no_drop(), make_ids(), make_context()
     real = (torch.arange(6) < torch.tensor([[6], [2]]))[..., None, None].expand(ids.shape)
@@ -201,7 +184,7 @@ def test_guidance_goes_from_the_null_logits_through_the_conditional_ones():
     with torch.no_grad():
         cond = model.logits(ids, masked, context, context_mask)
         keys_values = model.transformer.keys_values(model.null_context.expand(2, 1, 12))
-        flat = model.features(ids.flatten(1), masked.flatten(1), grid=GRID, keys_values=keys_values)
+        flat = model.features(ids.flatten(1), masked.flatten(1), layout=model.layout(GRID), keys_values=keys_values)
         null = model.to_logits(flat).unflatten(1, GRID)
         assert (cond - null).abs().max() > 0.1
         for scale in (0, 0.5, 1, 7.0):

@@ -197,7 +197,7 @@ def test_only_what_is_masked_is_asked_for_and_no_less_is_drawn_by_it(monkeypatch
         for row, of_row in zip(masked, wanted):
             assert set(row.nonzero()[:, 0].tolist()) <= set(of_row.tolist())
     places.clear()
-    monkeypatch.setattr(sampling, "_places_to_draw", lambda masked: None)
+    monkeypatch.setattr(sampling, "masked_places", lambda masked: None)
     assert torch.equal(decode(masked=~given, steps=6)[2], few)
     assert places == [None] * 6
 
