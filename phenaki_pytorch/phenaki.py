@@ -8,7 +8,7 @@
 b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,9 @@ from phenaki_pytorch.sampling import Progress, check_sampling
 from phenaki_pytorch.saving import Pretrained, read_config, write_config
 from phenaki_pytorch.t5 import T5TextEncoder
 from phenaki_pytorch.texts import TextEncoder, Texts
-from phenaki_pytorch.windows import Windows
+from phenaki_pytorch.windows import Windows, joined
+
+CRITICS = {kind.__name__: kind for kind in (TokenCritic, SelfCritic)}  # by the name that is saved
 
 
 class PhenakiLosses(NamedTuple):
@@ -146,9 +148,7 @@ class Phenaki(Pretrained):
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         if video_ids is None:
             video_ids = self.cvivit.encode(videos)
-        token_mask = None
-        if frame_mask is not None:
-            token_mask = real_tokens(frame_mask, video_ids.shape, self._windows.step)
+        token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self._windows.step)
         losses = self.maskgit.losses(video_ids, context, context_mask, token_mask)
         if self.critic is None:
             return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
@@ -218,7 +218,7 @@ class Phenaki(Pretrained):
         windows = self._windows.generate(
             lambda ids: draw(prime_ids=ids), num_frames, prime=prime_frames, overlap=overlap
         )
-        return torch.cat(list(windows), dim=2)
+        return joined(windows, num_frames)
 
     @torch.no_grad()
     def generate_images(
@@ -278,58 +278,59 @@ class Phenaki(Pretrained):
         scenes      prompts of one story, or a list of b stories with equally many prompts
         num_frames  new frames of each scene: one number, or one per scene
 
-        Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames.
+        Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames, views of it.
         """
         scene_prompts, counts = scenes_of(scenes, num_frames)
         self._windows.check_overlap(overlap)
-        videos, recent = [], None
-        for prompts, count in zip(scene_prompts, counts):
-            new = self.generate(
-                prompts,
-                num_frames=count,
-                prime_frames=recent,
-                overlap=overlap,
-                steps=steps,
-                cond_scale=cond_scale,
-                temperature=temperature,
-                token_temperature=token_temperature,
-                critic_scale=critic_scale,
-                critic_noise=critic_noise,
-                generator=generator,
-                progress=progress,
-            )
-            videos.append(new)
-            recent = (new if recent is None else torch.cat((recent, new), dim=2))[:, :, -overlap:]
-        return torch.cat(videos, dim=2), videos
+        draw = partial(
+            self.generate,
+            overlap=overlap,
+            steps=steps,
+            cond_scale=cond_scale,
+            temperature=temperature,
+            token_temperature=token_temperature,
+            critic_scale=critic_scale,
+            critic_noise=critic_noise,
+            generator=generator,
+            progress=progress,
+        )
+
+        def new_frames() -> Iterator[Tensor]:
+            recent = None
+            for prompts, count in zip(scene_prompts, counts):
+                yield (new := draw(prompts, num_frames=count, prime_frames=recent))
+                before = [] if recent is None else [recent]
+                recent = torch.cat((*before, new[:, :, -overlap:]), dim=2)[:, :, -overlap:]
+
+        whole = joined(new_frames(), sum(counts))
+        return whole, list(whole.split(counts, dim=2))
 
     # saving
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and, each in a directory of its own, `cvivit/`, `maskgit/` and, if there is one, `critic/`.
 
-        A text encoder that is not a T5TextEncoder is the user's own, and has to be given to `from_pretrained`.
+        What is the user's own, a text encoder that is no T5TextEncoder, say, has to be given to `from_pretrained`.
         """
         own = isinstance(self.cvivit, CViViT)
-        critic = None if self.critic is None else type(self.critic).__name__
-        write_config(
-            directory,
-            {
-                "text_encoder": self._texts.config(self.GIVEN),
-                "cvivit": "cvivit" if own else self.GIVEN,
-                "critic": critic,
-            },
-        )
+        [critic] = [name for name, kind in CRITICS.items() if type(self.critic) is kind] or [self.GIVEN]
+        config = {
+            "text_encoder": self._texts.config(self.GIVEN),
+            "cvivit": "cvivit" if own else self.GIVEN,
+            "critic": None if self.critic is None else critic,
+        }
+        write_config(directory, config)
         if own:
             self.cvivit.save_pretrained(Path(directory) / "cvivit")
         self.maskgit.save_pretrained(Path(directory) / "maskgit")
-        if self.critic is not None:
+        if critic in CRITICS:
             self.critic.save_pretrained(Path(directory) / "critic")
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":
         """Build what `save_pretrained` wrote, on the CPU.
 
-        `given`: `text_encoder` and `cvivit` where they were the user's own, `quantizer` where the tokenizer's was.
+        `given`: `text_encoder`, `cvivit`, `critic` where they were the user's own, `quantizer` if the tokenizer's was.
         """
         quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
         config = read_config(directory, cls.GIVEN, given)
@@ -342,8 +343,7 @@ class Phenaki(Pretrained):
         elif isinstance(config["text_encoder"], dict):
             config["text_encoder"] = T5TextEncoder(**config["text_encoder"])
         config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
-        if config.get("critic") == TokenCritic.__name__:
-            config["critic"] = TokenCritic.from_pretrained(Path(directory) / "critic")
-        elif config.get("critic") == SelfCritic.__name__:
-            config["critic"] = SelfCritic.from_pretrained(Path(directory) / "critic", maskgit=maskgit)
+        if config.get("critic") in CRITICS:
+            reader = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
+            config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **reader)
         return cls(**config)

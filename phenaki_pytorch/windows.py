@@ -13,6 +13,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+def joined(parts: Iterator[Tensor], num_frames: int) -> Tensor:
+    """One video, (b, c, num_frames, h, w), of its parts, each put in its place as it is made: not twice in memory."""
+    video, done = None, 0
+    for part in parts:
+        if part.shape[2] == num_frames:
+            return part
+        if video is None:
+            video = part.new_empty(*part.shape[:2], num_frames, *part.shape[3:])
+        video[:, :, done : done + part.shape[2]] = part
+        done += part.shape[2]
+    assert done == num_frames
+    return video
+
+
 class Windows:
     """The lengths, in frames, of a tokenizer and of a window of so many time steps.
 

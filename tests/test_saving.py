@@ -19,7 +19,7 @@ from conftest import (
     tiny_token_critic,
     train,
 )
-from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
+from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder, TokenCritic
 
 METHODS = ("encode", "decode", "grid", "num_frames")
 
@@ -155,6 +155,17 @@ def test_ones_own_tokenizer_has_to_be_given_again(tmp_path):
     assert loaded.cvivit is tokenizer
     with pytest.raises(ValueError, match="quantizer"):
         Phenaki.from_pretrained(tmp_path, **given, quantizer=own_quantizer())
+
+
+def test_ones_own_critic_has_to_be_given_again(tmp_path):
+    class Own(TokenCritic):
+        pass
+
+    critic = Own(num_tokens=32, grid=(6, 2, 2), dim=16, depth=1, heads=2, dim_head=16)
+    tiny_phenaki(critic=lambda _: critic, dim_context=None).save_pretrained(tmp_path)
+    assert Phenaki.from_pretrained(tmp_path, critic=critic).critic is critic
+    with pytest.raises(ValueError, match=r"needs \['critic'\] passed"):
+        Phenaki.from_pretrained(tmp_path)
 
 
 def test_ones_own_quantizer_has_to_be_given_again(tmp_path):
