@@ -67,7 +67,7 @@ from measures import (
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from sources import DataSets, data_sets, held_out, mixture
-from train_maskgit import build_critic, build_maskgit, train_maskgit
+from train_maskgit import build_critic, build_maskgit, compile_transformers, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
@@ -102,7 +102,7 @@ def plan(
         parts = {"cvivit": copy.deepcopy(cvivit), "maskgit": prior, "critic": build_critic(args, prior)}
         phenaki = Phenaki(**parts, text_encoder=captions.encoder)
         if args.compile:
-            phenaki.maskgit.compile()
+            compile_transformers(phenaki)
         batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
         seconds[1] = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
     steps = list(args.steps)

@@ -63,6 +63,12 @@ def watch_prior(prior: nn.ModuleList, batch: dict[str, Tensor]) -> dict[str, flo
     return watched
 
 
+def compile_transformers(phenaki: Phenaki) -> None:
+    """`Phenaki` asks MaskGit for more than its `forward` gives, so what is compiled are the transformers inside."""
+    for reader in {phenaki.maskgit} | ({phenaki.critic.reader} if phenaki.critic else set()):
+        reader.transformer.compile()
+
+
 def train_maskgit(
     args, accelerator: Accelerator, phenaki: Phenaki, sets: DataSets, captions: Captions, steps: int
 ) -> Phenaki:
@@ -85,7 +91,7 @@ def train_maskgit(
     watch = {"evaluate": partial(watch_prior, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
     if args.compile:
-        phenaki.maskgit.compile()
+        compile_transformers(phenaki)
     prior = nn.ModuleList([phenaki.maskgit, *([] if phenaki.critic is None else [phenaki.critic])])
     maskgit, *critic = fit("maskgit", accelerator, phenaki, prior, batches, recipe, folder, **watch)
     parts = {"cvivit": phenaki.cvivit, "maskgit": maskgit, "critic": critic[0] if critic else None}

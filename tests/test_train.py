@@ -13,10 +13,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
+from torch import nn
 
-from conftest import tiny_maskgit
+from conftest import tiny_maskgit, tiny_phenaki, tiny_token_critic
 from moving_shapes import read_caption
+from phenaki_pytorch import SelfCritic
 from sources import data_sets, held_out, mixture
+from train_maskgit import compile_transformers
 from train_tokenizer import collate_videos
 from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
 
@@ -120,6 +123,19 @@ def test_every_trainable_parameter_has_one_optimizer_and_muon_only_matrices_of_t
         inside = {id(p) for p in maskgit.transformer.blocks.parameters() if p.ndim == 2}
         assert set(held[1]) == inside and inside
         assert optimizers[1].param_groups[0]["peak"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("critic, parts", [(None, 1), (SelfCritic, 1), (lambda maskgit: tiny_token_critic(), 2)])
+def test_what_is_compiled_is_what_the_second_stage_trains(monkeypatch, critic, parts):
+    compiled, model = [], tiny_phenaki(critic=critic)
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    compile_transformers(model)
+    assert len(compiled) == parts
+    reached = []
+    for part in compiled:
+        part.register_forward_hook(lambda module, *_: reached.append(module))
+    model(video_ids=torch.randint(0, 32, (2, 6, 2, 2)), texts=["up", "down"])
+    assert set(reached) == set(compiled)
 
 
 def test_the_tokenizer_learns_from_every_size_and_the_second_stage_from_one():
