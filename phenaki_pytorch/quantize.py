@@ -10,13 +10,16 @@ Everything inside runs in float32, under autocast too, and stays float32 when th
 b = batch · n = tokens · d = code_dim
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn as dist_nn
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize, lookup_free_quantization
 from vector_quantize_pytorch.vector_quantize_pytorch import (
     Codebook,
     batched_sample_vectors,
@@ -33,13 +36,16 @@ CHUNK = 16_384
 def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
     """A quantizer by name: "vq", "lfq", "fsq" or "simvq"; `kwargs` go to its constructor, over our defaults.
 
-    Raises ValueError for an unknown name, and for "fsq" levels whose product is not the codebook's size.
+    Raises ValueError for an unknown name, for "fsq" levels whose product is not the codebook's size, and for "lfq" of
+    a size that is no power of 2.
     """
     if quantizer == "vq":
         # The library's own defaults (decay 0.8, commitment 1, rotation trick) are not the paper's.
         paper = {"use_cosine_sim": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
         return VectorQuantize(**{**paper, **kwargs, "dim": dim, "codebook_size": codebook_size})
     if quantizer == "lfq":
+        if codebook_size & (codebook_size - 1):
+            raise ValueError(f"the codebook_size of lfq must be a power of 2, got {codebook_size}")
         return LFQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
     if quantizer == "simvq":
         return SimVQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
@@ -72,11 +78,32 @@ def follow_processes(quantizer: nn.Module) -> None:
             part.sample_fn = part.replace_sample_fn = sample_vectors_distributed if together else batched_sample_vectors
 
 
+def mean_over_processes(shares: Tensor) -> Tensor:
+    """The mean of what all processes hold, with a gradient."""
+    return dist_nn.all_reduce(shares) / dist.get_world_size() if several_processes() else shares
+
+
+@contextmanager
+def joint_shares() -> Iterator[None]:
+    """Let LFQ's entropy be of the codes of all processes.
+
+    Its own mean (vector-quantize-pytorch 1.32) drops what `all_reduce` returns and divides one process's shares by
+    the number of processes.
+    """
+    theirs = lookup_free_quantization.maybe_distributed_mean
+    lookup_free_quantization.maybe_distributed_mean = mean_over_processes
+    try:
+        yield
+    finally:
+        lookup_free_quantization.maybe_distributed_mean = theirs
+
+
 class Quantizer(nn.Module):
     """Features to the nearest code and back, in float32 always.
 
     quantizer      a name (see `build_quantizer`), or a module whose call returns (quantized, ids, ...) for
-                   (b, n, d), with `codebook_size` and `get_output_from_indices` or `indices_to_codes`
+                   (b, n, d), one id a token, with `codebook_size` and `get_output_from_indices` or
+                   `indices_to_codes`. A VectorQuantize's averages are made those of all processes
     dim            width of the features
     codebook_size  number of codes
 
@@ -85,8 +112,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
         super().__init__()
-        # A user's own module, or one told by `sync_codebook`, is left as it is.
-        self.follows_processes = isinstance(quantizer, str) and "sync_codebook" not in (kwargs or {})
+        self.follows_processes = "sync_codebook" not in (kwargs or {})
         if isinstance(quantizer, str):
             quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
         elif kwargs:
@@ -98,8 +124,14 @@ class Quantizer(nn.Module):
         size = getattr(quantizer, "codebook_size", None)
         if size != codebook_size:
             raise ValueError(f"codebook_size is {codebook_size}, the quantizer given has {size}")
+        width = getattr(quantizer, "dim", dim)
+        if width != dim:
+            raise ValueError(f"code_dim is {dim}, the quantizer given is {width} wide")
         self.codebook_size = codebook_size
         self.quantizer = quantizer
+        # Codes that are to begin as means of the first features trained on.
+        begun = [part.initted for part in quantizer.modules() if isinstance(part, Codebook)]
+        self.begins_with_data = any(not each.is_meta and not each for each in begun)
 
     def _apply(self, fn, recurse=True):
         """Follow the module around to another device, but never to another precision.
@@ -120,8 +152,9 @@ class Quantizer(nn.Module):
         """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
         if self.follows_processes:
             follow_processes(self.quantizer)
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False), joint_shares():
             quantized, ids, *rest = self.quantizer(features.float())
+        self._check_ids(ids, features)
         # FSQ has nothing to add to the loss.
         loss = rest[0] if rest else quantized.new_zeros(())
         return quantized, ids.long(), loss.float().sum()
@@ -129,8 +162,15 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     @torch.compiler.disable
     def ids(self, features: Tensor) -> Tensor:
-        """features (b, n, d) -> ids (b, n), int64, in bounded memory; changes nothing, in training mode either."""
+        """features (b, n, d) -> ids (b, n), int64, in bounded memory; changes nothing, in training mode either.
+
+        Raises ValueError for codes that are yet to be made of the first features trained on.
+        """
         b, n, d = features.shape
+        if self.begins_with_data:
+            for part in self.quantizer.modules():
+                if isinstance(part, Codebook) and not part.initted:
+                    raise ValueError("the codes are means of the first features trained on: expected some, got none")
         if n == 0:  # a piece of a stream that completes no time step; not every quantizer takes nothing
             return torch.empty(b, 0, dtype=torch.int64, device=features.device)
         training = self.quantizer.training
@@ -156,4 +196,13 @@ class Quantizer(nn.Module):
             # The same ids as the module's own call, without its one-hot matrix of tokens × codes.
             codes = F.normalize(self.quantizer.codebook, dim=-1)
             return (F.normalize(features, dim=-1) @ codes.T).argmax(dim=-1)
-        return self.quantizer(features)[1].long()
+        ids = self.quantizer(features)[1].long()
+        self._check_ids(ids, features)
+        return ids
+
+    def _check_ids(self, ids: Tensor, features: Tensor) -> None:
+        if ids.shape != features.shape[:2]:
+            raise ValueError(
+                f"a quantizer must give one id a token, {tuple(features.shape[:2])}, got {tuple(ids.shape)}: "
+                "several heads, codebooks or residuals are more than a video's ids can say"
+            )

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
+from vector_quantize_pytorch import VectorQuantize
 
 from conftest import seed, tiny_cvivit, tiny_discriminator
 from phenaki_pytorch import LossWeights
@@ -29,9 +30,11 @@ class Both(torch.nn.Module):
         return self.cvivit.losses(video, discriminator=discriminator, weights=LossWeights(adversarial=0.5))
 
 
-def build(quantizer_kwargs=None):
+def build(**changes):
     torch.manual_seed(0)
-    return Both(tiny_cvivit(quantizer_kwargs=quantizer_kwargs)), tiny_discriminator(r1_every=2)
+    if "given" in changes:
+        changes = {"quantizer": VectorQuantize(use_cosine_sim=True, **changes["given"])}
+    return Both(tiny_cvivit(**changes)), tiny_discriminator(r1_every=2)
 
 
 def steps(model, discriminator, own, video):
@@ -57,14 +60,14 @@ def leave():
     os._exit(0)
 
 
-def process(rank, port, folder, when, quantizer_kwargs):
+def process(rank, port, folder, when, changes):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     if when == "before":
-        model, discriminator = build(quantizer_kwargs)
+        model, discriminator = build(**changes)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     if when == "after":
-        model, discriminator = build(quantizer_kwargs)
+        model, discriminator = build(**changes)
     torch.manual_seed(rank)  # the processes draw apart
     wrapped = [DistributedDataParallel(part) for part in (model, discriminator)]
     losses = steps(*wrapped, discriminator, clips()[2 * rank : 2 * rank + 2])
@@ -78,7 +81,8 @@ def process_of_other_lengths(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    wrapped = DistributedDataParallel(tiny_cvivit())
+    wrapped = DistributedDataParallel(tiny_cvivit(), find_unused_parameters=True)
+    wrapped(torch.rand(2, 3, 16, 16)).backward()  # images leave tubelets alone
     for _ in range(2):
         wrapped(torch.rand(2, 3, (3, 9)[rank], 16, 16)).backward()
     torch.save(wrapped.module.window, folder / f"{rank}.pt")
@@ -93,30 +97,38 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def two_processes(folder, when, quantizer_kwargs=None):
-    mp.spawn(process, args=(free_port(), folder, when, quantizer_kwargs), nprocs=2)
+def two_processes(folder, when, **changes):
+    mp.spawn(process, args=(free_port(), folder, when, changes), nprocs=2)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_two_processes_train_as_one_with_the_joint_batch(tmp_path, when):
-    one, two = two_processes(tmp_path, when)
+@pytest.mark.parametrize(
+    "when, changes",
+    [
+        ("before", {}),
+        ("after", {}),
+        ("before", {"given": {"dim": 8, "codebook_size": 32}}),
+        ("after", {"quantizer": "lfq", "quantizer_kwargs": {"entropy_loss_weight": 1.0}}),
+    ],
+)
+def test_two_processes_train_as_one_with_the_joint_batch(tmp_path, when, changes):
+    one, two = two_processes(tmp_path, when, **changes)
     for name in ("model", "discriminator"):
         torch.testing.assert_close(one[name], two[name], atol=0, rtol=0)
-    model, discriminator = build()
+    model, discriminator = build(**changes)
     losses = steps(model, discriminator, discriminator, clips())
     torch.testing.assert_close(one["losses"], losses)
     torch.testing.assert_close(one["model"], model.state_dict())
     torch.testing.assert_close(one["discriminator"], discriminator.state_dict())
-    fresh = build()[0].state_dict()
+    fresh = build(**changes)[0].state_dict()
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, fresh[name])]
-    assert any("codebook" in name for name in moved)  # or there was nothing to agree on
+    assert any("quantizer" in name for name in moved)  # or there was nothing to agree on
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_dead_codes_are_replaced_alike_everywhere(tmp_path, when):
     replacing = {"threshold_ema_dead_code": 2}
-    one, two = two_processes(tmp_path, when, replacing)
+    one, two = two_processes(tmp_path, when, quantizer_kwargs=replacing)
     codebooks = [name for name in one["model"] if "codebook" in name]
     assert codebooks
     for name in codebooks:

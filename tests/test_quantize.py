@@ -80,6 +80,17 @@ def test_asking_for_ids_changes_nothing_in_training_mode(quantizer):
     assert not any(module.training for module in quantizer.modules())
 
 
+@pytest.mark.parametrize("cosine", [True, False])
+def test_codes_that_are_to_begin_as_the_first_features_are_not_begun_by_looking(cosine):
+    module = Quantizer("vq", dim=DIM, codebook_size=4, kwargs={"kmeans_init": True, "use_cosine_sim": cosine})
+    before, features = state(module), torch.randn(2, 50, DIM)
+    with pytest.raises(ValueError, match="means of the first features trained on"):
+        module.eval().ids(features)
+    assert same_state(before, state(module))
+    module.train()(features)
+    assert module.ids(features).unique().numel() == 4
+
+
 def test_ids_come_in_chunks_of_bounded_size(quantizer, monkeypatch):
     features = torch.randn(3, 50, DIM)
     whole = quantizer.ids(features)
