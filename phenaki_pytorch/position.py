@@ -14,7 +14,7 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
-# The slowest angle turns by 1/100 radian a place: grids here have tens of places an axis, not thousands.
+# The slowest angle turns by little more than 1/100 radian a place: grids here have tens of places an axis.
 THETA = 100.0
 
 
@@ -25,16 +25,23 @@ def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> tuple[
 
     Returns two float32 tensors of shape (n, dim_head / 2).
     """
-    if dim_head % 2 or dim_head // 2 < len(grid):
-        raise ValueError(
-            f"rotary positions over {len(grid)} axes need an even dim_head of at least {2 * len(grid)}, got {dim_head}"
-        )
+    check_dim_head(dim_head, axes=len(grid))
     pairs = dim_head // 2 // len(grid)
-    frequencies = THETA ** -(torch.arange(pairs, device=device, dtype=torch.float32) / pairs)
-    angles = torch.zeros(prod(grid), dim_head // 2, device=device)
+    # In double precision, where there is one: thousands of places on, a float32 angle is off by 1e-4 radian.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    frequencies = THETA ** -(torch.arange(pairs, device=device, dtype=dtype) / pairs)
+    angles = torch.zeros(prod(grid), dim_head // 2, device=device, dtype=dtype)
     for axis, place in enumerate(_places(grid, device)):
         angles[:, axis * pairs : (axis + 1) * pairs] = place[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos().float(), angles.sin().float()
+
+
+def check_dim_head(dim_head: int, *, axes: int) -> None:
+    """Refuse heads of a width that has not a pair of channels for each axis."""
+    if dim_head % 2 or dim_head // 2 < axes:
+        raise ValueError(
+            f"rotary positions over {axes} axes need an even dim_head of at least {2 * axes}, got {dim_head}"
+        )
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:

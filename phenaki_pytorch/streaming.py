@@ -59,7 +59,10 @@ class EncoderStream:
         self._waiting = frames[:, :, whole:].clone()
         if whole == 0:
             _, h, w = self._cvivit.grid(1, height, width)
-            return torch.empty(b, 0, h, w, self._cvivit.code_dim, device=frames.device)
+            like = self._cvivit.encoder.to_code.weight
+            autocast = torch.is_autocast_enabled(like.device.type)
+            dtype = torch.get_autocast_dtype(like.device.type) if autocast else like.dtype
+            return torch.empty(b, 0, h, w, self._cvivit.code_dim, device=like.device, dtype=dtype)
         begins, self._begun = not self._begun, True
         return self._cvivit.encoder(frames[:, :, :whole], begins=begins, window=self._window, caches=self._caches)
 

@@ -36,6 +36,23 @@ def test_pieces_give_what_the_whole_gives(changes, pieces):
         torch.testing.assert_close(torch.cat(frames, dim=2), decoded, atol=1e-5, rtol=0)
 
 
+def test_thousands_of_frames_on_the_pieces_still_give_what_the_whole_gives():
+    tokenizer = model(image_size=8)
+    video = torch.rand(1, 3, 8001, 8, 8, generator=seed())
+    with torch.no_grad():
+        whole, stream = tokenizer.features(video), tokenizer.encoder_stream()
+        parts = [stream.features(piece) for piece in video.split(1000, dim=2)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_pieces_that_complete_nothing_are_of_the_precision_of_the_others(autocast):
+    tokenizer = model() if autocast else model().bfloat16()
+    stream = tokenizer.encoder_stream()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert {stream.features(piece).dtype for piece in clip(4).split(1, dim=2)} == {torch.bfloat16}
+
+
 def test_ids_come_as_soon_as_their_frames_are_there():
     tokenizer = model()
     stream = tokenizer.encoder_stream()
