@@ -59,7 +59,7 @@ class Recipe(NamedTuple):
 
 
 def fast_bfloat16() -> bool:
-    """Whether bfloat16 is a gain here: on CUDA from Ampere on, on processors with matrix or dot-product units."""
+    """Whether bfloat16 is a gain here: on CUDA from Ampere on, on processors with units for matrices (AMX)."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_amx_tile_supported()

@@ -10,13 +10,16 @@ from einops import repeat
 from torch import Tensor
 
 
+def _free_to_look(values: Tensor) -> bool:
+    """Whether nobody has to wait: a device is not asked, and a compiled graph does not stop."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_ids(ids: Tensor, codebook_size: int, *, values: bool = False) -> None:
     """Refuse what is not int64 (b, t, h, w) in [0, codebook_size)."""
     if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
         raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
-    # A compiled graph does not stop to look at values.
-    free = ids.device.type == "cpu" and not torch.compiler.is_compiling()
-    if (values or free) and (ids.min() < 0 or ids.max() >= codebook_size):
+    if (values or _free_to_look(ids)) and (ids.min() < 0 or ids.max() >= codebook_size):
         raise ValueError(
             f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
         )
@@ -26,7 +29,7 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = Fal
     """Refuse what is not bool of the shape, (b, ...), and a sample that is all False."""
     if mask.dtype != torch.bool or mask.shape != shape:
         raise ValueError(f"{name} must be bool {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")
-    if (values or mask.device.type == "cpu") and not mask.flatten(1).any(dim=1).all():
+    if (values or _free_to_look(mask)) and not mask.flatten(1).any(dim=1).all():
         raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
 
 
@@ -39,7 +42,7 @@ def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_siz
     f = 1 + (t - 1) * temporal_patch_size
     if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
         raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
-    if frame_mask.device.type == "cpu":
+    if _free_to_look(frame_mask):
         counts = frame_mask.sum(dim=1)
         first = torch.arange(f) < counts[:, None]
         if (frame_mask != first).any() or ((counts - 1) % temporal_patch_size).any() or (counts < 1).any():

@@ -25,6 +25,7 @@ from phenaki_pytorch.losses import (
     check_terms,
     tokenizer_losses,
 )
+from phenaki_pytorch.position import check_dim_head
 from phenaki_pytorch.quantize import Quantizer, several_processes
 from phenaki_pytorch.saving import Pretrained
 from phenaki_pytorch.streaming import DecoderStream, EncoderStream
@@ -104,7 +105,10 @@ class CViViT(Pretrained):
         self.patch_size = pair(patch_size)
         self.temporal_patch_size = temporal_patch_size
         self.temporal_window = temporal_window
+        if min(self.patch_size) < 1:
+            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
         self._check_image_size(*self.image_size)
+        check_dim_head(dim_head, axes=2)
 
         halves = Sizes(
             channels=channels,
@@ -180,7 +184,8 @@ class CViViT(Pretrained):
         weights           of the parts, the paper's by default
 
         Without the networks these are the pixels and the quantizer. Modules given get no gradient from here; what
-        else is called may hold parameters that do.
+        else is called may hold parameters that do. Images alone leave the maps of tubelets without a gradient, which
+        DDP has to be told: `find_unused_parameters=True`.
         """
         video = self._check_video(video)
         check_terms(video, weights, discriminator)

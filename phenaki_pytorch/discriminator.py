@@ -120,9 +120,11 @@ class Discriminator(Pretrained):
 
         A training step is a call in training mode that records gradients.
 
-        real, fake  videos (b, c, f, h, w) or images (b, c, h, w) in [0, 1], alike in shape
+        real, fake  videos (b, c, f, h, w) or images (b, c, h, w) in [0, 1], alike in shape; an image and a video of
+                    one frame are alike
         frame_mask  bool (b, f), True for the frames to judge; all without it
         """
+        real, fake = (rearrange(x, "b c h w -> b c 1 h w") if x.ndim == 4 else x for x in (real, fake))
         if real.shape != fake.shape:
             raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
         real = self.check_frames(frames_of(real.detach(), frame_mask))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from phenaki_pytorch.attention import KeysValues, Transformer, init_weights
 from phenaki_pytorch.checks import check_ids, check_mask
-from phenaki_pytorch.position import LearnedPositions, rotary
+from phenaki_pytorch.position import LearnedPositions, check_dim_head, rotary
 from phenaki_pytorch.saving import Pretrained
 
 # ids (b, n), which are hidden (b, n), and at which places to give features (b, p), or None for all -> (b, p or n, d)
@@ -59,6 +59,7 @@ class TokenTransformer(Pretrained):
             if self.config[name] < 1:
                 raise ValueError(f"{name} must be at least 1, got {self.config[name]}")
         self._check_shares("cond_drop_prob", "attn_dropout", "ff_dropout")
+        check_dim_head(dim_head, axes=3)
         if len(grid) != 3 or min(grid) < 1:
             raise ValueError(f"grid must be (t, h, w), each at least 1, got {tuple(grid)}")
         self.num_tokens = num_tokens

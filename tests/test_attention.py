@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from phenaki_pytorch.attention import Attention, CrossAttention, Transformer, init_weights
+from phenaki_pytorch.attention import Attention, CrossAttention, Transformer, checkpoint_activations, init_weights
 from phenaki_pytorch.position import rotary
 
 CPU = torch.device("cpu")
@@ -170,6 +170,11 @@ def test_initialisation_is_xavier_without_bias():
     assert 0.95 * bound < weight.abs().max() <= bound
     assert not bias.any()
     assert all(parameter.abs().sum() > 0 for name, parameter in module.named_parameters() if "weight" in name)
+
+
+def test_where_there_is_no_transformer_there_is_nothing_to_checkpoint():
+    with pytest.raises(ValueError, match="no transformer whose activations to checkpoint in Linear"):
+        checkpoint_activations(nn.Linear(2, 2))
 
 
 def test_causal_attention_takes_no_mask():

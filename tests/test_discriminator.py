@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import same_state, state, tiny_cvivit, tiny_discriminator, train
-from phenaki_pytorch import Discriminator
+from phenaki_pytorch import Discriminator, LossWeights
 from phenaki_pytorch.discriminator import BlurDownsample, frames_of, without_gradients
 
 
@@ -145,6 +145,18 @@ def test_the_tokenizers_loss_leaves_no_gradient_in_the_discriminator_nor_the_oth
     assert all(torch.equal(parameter.grad, old) for parameter, old in zip(cvivit.parameters(), kept))
 
 
+def test_images_are_judged_as_the_tokenizer_gives_them_back():
+    cvivit, discriminator, images = tiny_cvivit(), tiny_discriminator(), clips()[:, :, 0]
+    made = cvivit.losses(images, discriminator=discriminator).reconstruction
+    twin = copy.deepcopy(discriminator)
+    assert torch.equal(discriminator(images, made), twin(images, made[:, :, 0]))
+
+
+def test_a_discriminator_of_another_size_is_refused_before_its_term_begins():
+    with pytest.raises(ValueError, match=r"judges frames \(n, 3, 32, 32\)"):
+        tiny_cvivit()(clips(), discriminator=Discriminator(image_size=32, dim=8), weights=LossWeights(adversarial=0.0))
+
+
 def test_the_adversarial_gradient_reaches_the_tokenizer():
     cvivit, video = tiny_cvivit(), clips()
     cvivit(video, discriminator=tiny_discriminator()).backward()
@@ -173,9 +185,12 @@ def test_without_gradients_is_the_same_function():
 def test_under_autocast_the_penalty_is_that_of_float32():
     model, real = tiny_discriminator(r1_every=1), clips()
     twin = copy.deepcopy(model)
-    exact = model.losses(real, clips())
+    fake = clips()
+    for each in (model, twin):
+        each.network[-2].weight.data.mul_(30)  # decided enough for wrong logits to show
+    exact = model.losses(real, fake)
     with torch.autocast("cpu", torch.bfloat16):
-        losses = twin.losses(real, clips())
+        losses = twin.losses(real, fake)
     torch.testing.assert_close(losses.r1, exact.r1)
     losses.total.backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in twin.parameters())

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from vector_quantize_pytorch import VectorQuantize
 
 from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import Phenaki, T5TextEncoder
@@ -42,6 +43,11 @@ def mask(*rows):
         ({"image_size": (16, 20), "patch_size": (4, 8)}, "multiples of the patch 4×8, got 16×20"),
         ({"quantizer": "vqvae"}, "'vq', 'lfq', 'fsq', 'simvq'.*got 'vqvae'"),
         ({"quantizer": "fsq"}, "make 8192 codes, codebook_size is 32"),
+        ({"quantizer": "lfq", "codebook_size": 24}, "lfq must be a power of 2, got 24"),
+        ({"quantizer": VectorQuantize(dim=16, codebook_size=32)}, "code_dim is 8, the quantizer given is 16 wide"),
+        ({"patch_size": 0}, "patch_size must be at least 1, got 0"),
+        ({"patch_size": (8, -8)}, r"patch_size must be at least 1, got \(8, -8\)"),
+        ({"dim_head": 3}, "2 axes need an even dim_head of at least 4, got 3"),
     ],
 )
 def test_tokenizers_that_cannot_be(changes, message):
@@ -99,6 +105,15 @@ def test_ids_that_are_none(codes, message):
     refused(lambda: tiny_cvivit().decode(codes), message)
     refused(lambda: tiny_maskgit()(codes, text(len(codes))), message)
     refused(lambda: tiny_phenaki()(video_ids=codes, text_embeds=text(len(codes))), message)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"quantizer_kwargs": {"heads": 2}}, {"quantizer": "lfq", "quantizer_kwargs": {"num_codebooks": 2}}]
+)
+def test_quantizers_of_several_ids_a_token(changes):
+    model = tiny_cvivit(**changes)
+    for call in (model, model.encode):
+        refused(lambda call=call: call(video()), r"one id a token, \(\d+, \d+\), got \(\d+, \d+, 2\)")
 
 
 def test_sizes_and_features_of_no_video():
