@@ -6,14 +6,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
-from least_work import decode_work, encode_work, generate_work, maskgit_step_work, tokenizer_step_work
+from least_work import decode_work, encode_work, generate_work, maskgit_step_work, mean_share, tokenizer_step_work
 from phenaki_pytorch import CViViT, MaskGit, Phenaki
+from phenaki_pytorch.sampling import draw_mask, mask_share
 
 PROCESS = Path("/proc/self/status")
 TEXT = 32  # tokens of a caption
@@ -67,36 +70,56 @@ class Pass(NamedTuple):
 
 
 class Parts:
-    """The models of a size, on a device, and clips for them."""
+    """The models of a size, on a device, each built when it is first asked for, and clips for them."""
 
     def __init__(self, size: Size, case: dict):
-        self.device, self.case, self.batch = case["device"], case, case.get("batch", 1)
-        sizes = dict(size.cvivit)
+        self.size, self.device, self.case, self.batch = size, case["device"], case, case.get("batch", 1)
+        self.sizes = dict(size.cvivit)
         if "side" in case:
-            sizes["image_size"] = case["side"] * sizes["patch_size"]
+            self.sizes["image_size"] = case["side"] * self.sizes["patch_size"]
         self.frames = size.frames
-        window = 1 + (size.frames - 1) // 2
-        self.cvivit = CViViT(**sizes, temporal_patch_size=2, temporal_window=window).to(self.device)
-        self.grid = self.cvivit.grid(self.frames)
+        self.sizes |= {"temporal_patch_size": 2, "temporal_window": 1 + (size.frames - 1) // 2}
+        with torch.device("meta"):
+            shape = CViViT(**self.sizes)
+        self.num_tokens, self.grid = shape.codebook_size, shape.grid(self.frames)
         self.tokens = self.grid[0] * self.grid[1] * self.grid[2]
-        self.clip = (self.frames, *self.cvivit.image_size)
-        maskgit = {"num_tokens": self.cvivit.codebook_size, "grid": self.grid, "dim_context": size.width}
-        self.maskgit = MaskGit(**size.maskgit, **maskgit).to(self.device)
-        if case["mode"] == "compiled":
-            self.cvivit.encoder.compile()
-            self.cvivit.decoder.compile()
-            self.maskgit.transformer.compile()
-        shape = (self.batch, *self.grid)
-        self.ids = torch.randint(self.cvivit.codebook_size, shape, device=self.device)
+        self.clip = (self.frames, *shape.image_size)
+        self.ids = torch.randint(self.num_tokens, (self.batch, *self.grid), device=self.device)
         self.video = torch.rand(self.batch, 3, *self.clip, device=self.device)
         self.text = torch.randn(self.batch, TEXT, size.width, device=self.device)
+
+    @cached_property
+    def cvivit(self) -> CViViT:
+        cvivit = CViViT(**self.sizes).to(self.device)
+        if self.case["mode"] == "compiled":
+            cvivit.encoder.compile()
+            cvivit.decoder.compile()
+        return cvivit
+
+    @cached_property
+    def maskgit(self) -> MaskGit:
+        sizes = {"num_tokens": self.num_tokens, "grid": self.grid, "dim_context": self.size.width}
+        maskgit = MaskGit(**self.size.maskgit, **sizes).to(self.device)
+        if self.case["mode"] == "compiled":
+            maskgit.transformer.compile()
+        return maskgit
+
+    def under_precision(self, call: Callable[[], object]) -> Callable[[], object]:
+        """A call with an autocast of its own: what one keeps of the weights is no gain of the next."""
+
+        def cast() -> object:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.case["precision"] == "bfloat16"):
+                return call()
+
+        return cast
 
     def step(self, module: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
         """A training step, as a callable."""
         optimizer = torch.optim.AdamW(module.train().parameters(), lr=1e-4, fused=True)
+        forward = self.under_precision(loss)
 
         def step() -> None:
-            loss().backward()
+            forward().backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -106,13 +129,15 @@ class Parts:
 def encode(parts: Parts) -> Pass:
     cvivit = parts.cvivit.eval()
     work = parts.batch * encode_work(cvivit.config, *parts.clip)
-    return Pass(torch.no_grad()(lambda: cvivit.encode(parts.video)), work, parts.batch * parts.frames)
+    call = parts.under_precision(lambda: cvivit.encode(parts.video))
+    return Pass(call, work, parts.batch * parts.frames)
 
 
 def decode(parts: Parts) -> Pass:
     cvivit = parts.cvivit.eval()
     work = parts.batch * decode_work(cvivit.config, *parts.clip)
-    return Pass(torch.no_grad()(lambda: cvivit.decode(parts.ids)), work, parts.batch * parts.frames)
+    call = parts.under_precision(lambda: cvivit.decode(parts.ids))
+    return Pass(call, work, parts.batch * parts.frames)
 
 
 def tokenizer_step(parts: Parts) -> Pass:
@@ -124,15 +149,24 @@ def tokenizer_step(parts: Parts) -> Pass:
 def maskgit_step(parts: Parts) -> Pass:
     maskgit = parts.maskgit
     work = parts.batch * maskgit_step_work(maskgit.config, parts.tokens, TEXT)
-    call = parts.step(maskgit, lambda: maskgit(parts.ids, parts.text))
-    return Pass(call, work, parts.batch * parts.frames, x=parts.batch)
+    progress = mean_progress(maskgit.schedule).expand(parts.batch).to(parts.device)
+    loss = patch("phenaki_pytorch.maskgit.draw_mask", partial(draw_mask, progress=progress))(
+        lambda: maskgit(parts.ids, parts.text)
+    )
+    return Pass(parts.step(maskgit, loss), work, parts.batch * parts.frames, x=parts.batch)
+
+
+def mean_progress(schedule: str) -> torch.Tensor:
+    """Where a schedule masks as much as it does on average."""
+    progress = torch.linspace(0, 1, 10_001)
+    return progress[(mask_share(progress, schedule) - mean_share(schedule)).abs().argmin()]
 
 
 def generate(steps: int) -> Callable[[Parts], Pass]:
     def build(parts: Parts) -> Pass:
         maskgit = parts.maskgit.eval()
         work = parts.batch * generate_work(maskgit.config, parts.tokens, TEXT, steps, guided=True)
-        call = lambda: maskgit.generate(context=parts.text, steps=steps)  # noqa: E731
+        call = parts.under_precision(lambda: maskgit.generate(context=parts.text, steps=steps))
         return Pass(call, work, parts.batch * parts.frames, x=parts.tokens)
 
     return build
@@ -149,7 +183,7 @@ def long_generate(parts: Parts) -> Pass:
     again = generate_work(parts.maskgit.config, parts.tokens, TEXT, 18, guided=True, drawn=parts.tokens - given)
     work += (windows - 1) * (again + one + encode_work(cvivit, OVERLAP, *parts.clip[1:]))
     options = {"num_frames": frames, "overlap": OVERLAP, "steps": 18}
-    call = lambda: phenaki.generate(text_embeds=parts.text, **options)  # noqa: E731
+    call = parts.under_precision(lambda: phenaki.generate(text_embeds=parts.text, **options))
     return Pass(call, parts.batch * work, parts.batch * frames, x=windows)
 
 
@@ -199,9 +233,11 @@ def mebibytes(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def forget_peak() -> None:
-    """What importing took for a moment is no part of what a pass takes; Linux can forget it."""
-    if PROCESS.is_file():
+def forget_peak(device: str) -> None:
+    """What importing or compiling took for a moment is no part of what a pass takes; Linux and CUDA can forget it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif PROCESS.is_file():
         PROCESS.with_name("clear_refs").write_text("5")
 
 
@@ -209,17 +245,16 @@ def main() -> None:
     case = json.loads(sys.argv[1])
     device = case["device"]
     torch.manual_seed(0)
-    forget_peak()
+    forget_peak(device)
     imported = mebibytes(device)
-    parts = Parts(SIZES[case["size"]], case)
-    todo = PASSES[case["pass"]](parts)
-    with torch.autocast(device, torch.bfloat16, enabled=case["precision"] == "bfloat16"):
-        for _ in range(2):  # the first compiles and warms up
-            todo.call()
-        memory = mebibytes(device) - imported
-        before = peak(case["precision"], device)
-        times = [seconds(todo.call, device) for _ in range(case["repeat"])]
-        after = peak(case["precision"], device)
+    todo = PASSES[case["pass"]](Parts(SIZES[case["size"]], case))
+    for _ in range(2):  # the first compiles and warms up
+        todo.call()
+    before = peak(case["precision"], device)
+    forget_peak(device)
+    times = [seconds(todo.call, device) for _ in range(case["repeat"])]
+    memory = mebibytes(device) - imported
+    after = peak(case["precision"], device)
     median, most = statistics.median(times), max(before, after)
     figures = {
         "seconds": median,

@@ -65,10 +65,14 @@ def output_work(config: dict, places: float) -> float:
     return 2 * places * config["dim"] * config["num_tokens"]
 
 
+def mean_share(schedule: str) -> float:
+    """The share that training masks on average."""
+    return mask_share((torch.arange(1000) + 0.5) / 1000, schedule).mean().item()
+
+
 def maskgit_step_work(config: dict, tokens: int, context: int) -> float:
     """One clip, forwards and backwards; the share that is masked is the schedule's mean."""
-    progress = (torch.arange(1000) + 0.5) / 1000
-    places = tokens * mask_share(progress, config["schedule"]).mean().item()
+    places = tokens * mean_share(config["schedule"])
     return 3 * (context_work(config, context) + features_work(config, tokens, context) + output_work(config, places))
 
 

@@ -1,11 +1,12 @@
 """What decides which ids are drawn again, and how often: quality against forward passes, over models of moving shapes.
 
     python examples/sampling_study.py runs/plain/model runs/token/model runs/self/model --plot study.png --csv study.csv
-    python examples/sampling_study.py runs/plain/model --passes 8 24 --guidance 1 2 4 --orders confidence random halton
+    python examples/sampling_study.py runs/plain/model --steps 8 24 --guidance 2 1 4 1:3 --orders confidence halton
 
-Each model is judged by prompts of seen combinations. With a critic, its passes count: of p forward passes, half go to
-MaskGit and half to the critic; and beside it the same model is judged by its confidence alone. Guidance doubles each
-pass of MaskGit alike in all of them and is not counted.
+Each model is judged by prompts of seen combinations, at equal forward passes: those of all the steps of MaskGit, two
+each where it is guided, and of the critic, which is asked after each step but the last. Of the passes that so many
+steps take without a critic, the budget, one gets as many steps as fit. A model with a critic is judged by its
+confidence, too.
 
 The orders beside the library's: "random" keeps tokens by chance, "halton" along a low-discrepancy sequence over the
 places of each time step (Besnier et al. 2025, https://arxiv.org/abs/2503.17076), the same for every sample.
@@ -15,7 +16,7 @@ b = batch · n = tokens · t, h, w = grid
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -27,10 +28,10 @@ from generate import load_model, read_plan
 from measures import judge_each, parts, share_of
 from media import write_plots
 from moving_shapes import prompts
-from phenaki_pytorch import Phenaki
+from phenaki_pytorch import MaskGit, Phenaki
 from phenaki_pytorch.sampling import Trust, by_confidence, by_critic, parallel_decode, uniform
 
-COLUMNS = ("model", "order", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
+COLUMNS = ("model", "order", "budget", "steps", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
 
 
 def by_chance(generator: torch.Generator) -> Trust:
@@ -73,8 +74,41 @@ def trust_of(
     return by_confidence(args.temperature, generator)
 
 
+def scales(text: str) -> tuple[float, float]:
+    """Guidance: "2" is 2 in all steps, "1:3" goes from 1 in the first step to 3 in the last."""
+    first, _, last = text.partition(":")
+    return float(first), float(last or first)
+
+
+def passes_of(steps: int, guidance: tuple[float, float], of_critic: int = 0) -> int:
+    """How many forward passes so many steps take, with so many of a critic after each but the last."""
+    return sum(1 if scale == 1 else 2 for scale in torch.linspace(*guidance, steps)) + (steps - 1) * of_critic
+
+
+def steps_within(passes: int, guidance: tuple[float, float], of_critic: int) -> int:
+    """The most steps that take no more passes."""
+    return max(steps for steps in range(1, passes + 1) if passes_of(steps, guidance, of_critic) <= passes)
+
+
+def guided(
+    maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float], steps: int
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """What `parallel_decode` asks, guided by a scale that lies on the line between the first step's and the last's."""
+    if guidance[0] == guidance[1]:
+        return maskgit.guided_logits(maskgit.grid, *text, guidance[0])
+    on_line = iter(torch.linspace(*guidance, steps).tolist())
+    return lambda *asked: maskgit.guided_logits(maskgit.grid, *text, next(on_line))(*asked)
+
+
 @torch.no_grad()
-def judged(phenaki: Phenaki, order: str, passes: int, guidance: float, args: argparse.Namespace) -> dict[str, float]:
+def judged(
+    phenaki: Phenaki,
+    order: str,
+    steps: int,
+    guidance: tuple[float, float],
+    token_temperature: Sequence[float],
+    args: argparse.Namespace,
+) -> dict[str, float]:
     """The shares of the prompts whose clips show colour, shape, motion and all of them."""
     maskgit, captions = phenaki.maskgit, prompts("seen", args.prompts, seed=args.seed)
     device = maskgit.to_logits.weight.device
@@ -85,12 +119,12 @@ def judged(phenaki: Phenaki, order: str, passes: int, guidance: float, args: arg
         masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
         masked = rearrange(masked, "b t h w -> b (t h w)")
         ids = parallel_decode(
-            maskgit.guided_logits(maskgit.grid, *text, guidance),
+            guided(maskgit, text, guidance, steps),
             torch.zeros_like(masked, dtype=torch.int64),
             masked,
             trust=trust_of(order, phenaki, text, args, generator),
-            steps=(passes + 1) // 2 if order == "critic" else passes,
-            token_temperature=args.token_temperature,
+            steps=steps,
+            token_temperature=token_temperature,
             schedule=maskgit.schedule,
             generator=generator,
         )
@@ -106,15 +140,24 @@ def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
     rows = []
     for folder in args.models:
         phenaki, plan = load_model(folder), read_plan(folder)
-        if args.token_temperature is None:
-            args.token_temperature = tuple(plan.get("token_temperature", (1.0, 1.0)))
+        temperature = args.token_temperature or plan.get("token_temperature", (1.0, 1.0))
         orders = [order for order in args.orders if order != "critic" or phenaki.critic is not None]
-        usual = args.guidance[0]
-        settings = [(order, passes, usual) for order in orders for passes in args.passes]
-        settings += [(order, args.passes[-1], scale) for order in orders for scale in args.guidance[1:]]
-        for order, passes, guidance in tqdm(settings, desc=folder.parent.name):
-            shares = judged(phenaki, order, passes, guidance, args)
-            rows.append({"model": folder.parent.name, "order": order, "passes": passes, "guidance": guidance, **shares})
+        settings = [(order, steps, args.guidance[0]) for order in orders for steps in args.steps]
+        settings += [(order, args.steps[-1], text) for order in orders for text in args.guidance[1:]]
+        for order, budget, text in tqdm(settings, desc=folder.parent.name):
+            guidance, of_critic, steps = scales(text), 0, budget
+            if order == "critic":
+                of_critic = 1 if args.critic_scale == 1 else 2
+                steps = steps_within(passes_of(budget, guidance), guidance, of_critic)
+            setting = {
+                "model": folder.parent.name,
+                "order": order,
+                "budget": budget,
+                "steps": steps,
+                "passes": passes_of(steps, guidance, of_critic),
+                "guidance": text,
+            }
+            rows.append(setting | judged(phenaki, order, steps, guidance, temperature, args))
             done(rows[-1])
     return rows
 
@@ -122,8 +165,8 @@ def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
 def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
     """A line for each model and order: the share that is all right, against one of the columns."""
     lines = {}
-    for row in sorted(rows, key=lambda row: row[x]):
-        lines.setdefault(f"{row['model']}, {row['order']}", []).append((row[x], row["all"]))
+    for row in sorted(rows, key=lambda row: float(row[x])):
+        lines.setdefault(f"{row['model']}, {row['order']}", []).append((float(row[x]), row["all"]))
     return lines
 
 
@@ -132,8 +175,8 @@ def main() -> None:
     add = parser.add_argument
     add("models", type=Path, nargs="+", help="folders model/ that train.py left")
     add("--orders", nargs="+", default=["confidence", "critic"], choices=("confidence", "critic", "random", "halton"))
-    add("--passes", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48])
-    add("--guidance", type=float, nargs="+", default=[2.0], help="the first for all passes, the others with the last")
+    add("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48], help="of MaskGit without a critic")
+    add("--guidance", nargs="+", default=["2"], help="the first with all steps, the others with the last; 1:3 rises")
     add("--prompts", type=int, default=200)
     add("--seed", type=int, default=0)
     add("--temperature", type=float, default=4.0)
@@ -155,7 +198,7 @@ def main() -> None:
         rows = study(args, done)
     if args.plot:
         usual = [row for row in rows if row["guidance"] == args.guidance[0]]
-        last = [row for row in rows if row["passes"] == args.passes[-1]]
+        last = [row for row in rows if row["budget"] == args.steps[-1] and ":" not in row["guidance"]]
         panels = {"forward passes": lines_of(usual, "passes"), "guidance": lines_of(last, "guidance")}
         write_plots(args.plot, panels, ylabel="all right")
 

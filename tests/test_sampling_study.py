@@ -13,7 +13,8 @@ import sampling_study
 from conftest import seed, tiny_cvivit, tiny_maskgit
 from phenaki_pytorch import Phenaki, SelfCritic
 from phenaki_pytorch.sampling import parallel_decode
-from sampling_study import by_chance, by_halton, halton, lines_of
+from phenaki_pytorch.token_transformer import TokenTransformer
+from sampling_study import by_chance, by_halton, guided, halton, lines_of, passes_of, scales, steps_within
 from word_vectors import WordVectors
 
 
@@ -66,35 +67,50 @@ def model(tmp_path):
 
 
 def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, tmp_path, monkeypatch):
-    passes, inside = [], parallel_decode
+    passes, inside, one = [], parallel_decode, TokenTransformer.features
 
-    def counted(logits, ids, masked, *, trust, **options):
-        passes.append(0)
+    def counted(model, ids, hidden, *, keys_values, **options):
+        passes[-1] += len(keys_values[0][0]) // len(ids)  # guided, two contexts for each sample
+        return one(model, ids, hidden, keys_values=keys_values, **options)
 
-        def count(call):
-            def counting(*given):
-                passes[-1] += 1
-                return call(*given)
-
-            return counting
-
-        critic = trust.__qualname__.startswith("by_critic")
-        return inside(count(logits), ids, masked, trust=count(trust) if critic else trust, **options)
-
-    monkeypatch.setattr(sampling_study, "parallel_decode", counted)
-    options = ["--passes", "3", "9", "--guidance", "2", "1", "--prompts", "2", "--csv", str(tmp_path / "study.csv")]
+    monkeypatch.setattr(TokenTransformer, "features", counted)
+    monkeypatch.setattr(sampling_study, "parallel_decode", lambda *args, **kw: passes.append(0) or inside(*args, **kw))
+    options = ["--steps", "3", "8", "--guidance", "2", "1", "1:3", "--prompts", "2"]
+    options += ["--csv", str(tmp_path / "study.csv")]
     orders = ["--orders", "confidence", "critic", "random", "halton"]
     monkeypatch.setattr(sys, "argv", ["", str(model), *options, *orders, "--plot", str(tmp_path / "study.png")])
     sampling_study.main()
-    assert passes == [3, 9] * 4 + [9] * 4
+    assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15]
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["order"], row["passes"]) for row in rows[:4]] == [
-        *(("confidence", "3"), ("confidence", "9"), ("critic", "3"), ("critic", "9")),
+    assert [int(row["passes"]) for row in rows] == passes
+    assert [(row["order"], row["budget"], row["steps"]) for row in rows[:4]] == [
+        *(("confidence", "3", "3"), ("confidence", "8", "8"), ("critic", "3", "2"), ("critic", "8", "5")),
     ]
     assert {row["model"] for row in rows} == {"run"} and all(0 <= float(row["all"]) <= 1 for row in rows)
-    assert {row["guidance"] for row in rows[8:]} == {"1.000"}
+    assert [row["guidance"] for row in rows[8:]] == ["1", "1:3"] * 4
     assert Image.open(tmp_path / "study.png").size == (1000, 350)
+
+
+def test_guidance_goes_from_its_first_scale_to_its_last():
+    model, text = tiny_maskgit(), (torch.randn(2, 3, 12), None)
+    ids, masked = torch.zeros(2, 24, dtype=torch.int64), torch.ones(2, 24, dtype=torch.bool)
+    rising = guided(model, text, scales("1:3"), steps=3)
+    for scale in (1.0, 2.0, 3.0):
+        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None)
+        torch.testing.assert_close(rising(ids, masked, None), expected)
+    steady = guided(model, text, scales("2"), steps=3)
+    assert torch.equal(steady(ids, masked, None), steady(ids, masked, None))
+
+
+@pytest.mark.parametrize("budget", [1, 2, 8, 24])
+@pytest.mark.parametrize("of_critic", [1, 2])
+def test_a_critic_gets_as_many_steps_as_fit(budget, of_critic):
+    for guidance in ((1, 1), (2.0, 2.0), (1.0, 3.0)):
+        passes = passes_of(budget, guidance)
+        steps = steps_within(passes, guidance, of_critic)
+        taken = [passes_of(count, guidance, of_critic) for count in (steps, steps + 1)]
+        assert taken[0] <= passes < taken[1]
 
 
 def test_lines_go_along_their_axis():

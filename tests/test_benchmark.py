@@ -1,0 +1,59 @@
+"""The benchmark's passes do what they are timed for, with nothing kept from one to the next."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import benchmark_passes
+from benchmark_passes import PASSES, Parts, Size, mean_progress
+from phenaki_pytorch.sampling import mask_share
+
+TINY = Size(
+    {"dim": 32, "image_size": 16, "patch_size": 8, "spatial_depth": 1, "temporal_depth": 1, "heads": 2}
+    | {"dim_head": 16, "codebook_size": 32, "code_dim": 8},
+    9,
+    {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16},
+    12,
+)
+CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu", "repeat": 2}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_every_pass_is_run_and_its_figures_printed(name, monkeypatch, capsys):
+    monkeypatch.setitem(benchmark_passes.SIZES, "tiny", TINY)
+    monkeypatch.setattr(benchmark_passes, "peak", lambda precision, device: 1e9)
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(CASE | {"pass": name, "windows": 3, "batch": 2})])
+    benchmark_passes.main()
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["share"] == pytest.approx(figures["GFLOP"] / figures["seconds"])
+    assert figures["frames/s"] * figures["seconds"] == pytest.approx(2 * (17 if name == "long generate" else 9))
+
+
+@pytest.mark.parametrize("name, part", [("tokenizer step", "cvivit"), ("maskgit step", "maskgit")])
+def test_every_step_computes_with_the_weights_of_the_step_before(name, part):
+    parts, seen = Parts(TINY, CASE | {"precision": "bfloat16"}), []
+    todo = PASSES[name](parts)
+    model = getattr(parts, part)
+    last = model.decoder.pixels_rest if part == "cvivit" else model.to_logits
+    last.register_forward_hook(lambda layer, given, out: seen.append((given[0].detach(), layer.weight.clone(), out)))
+    for _ in range(3):
+        todo.call()
+    for given, weight, out in seen:
+        assert out.dtype == torch.bfloat16
+        expected = torch.nn.functional.linear(given.bfloat16(), weight.bfloat16(), last.bias.bfloat16() * 0)
+        assert (out - expected).detach().float().std(dim=tuple(range(out.ndim - 1))).max() < 0.02
+    assert not torch.equal(seen[0][1], seen[2][1])
+
+
+def test_only_the_model_that_is_timed_is_built():
+    parts = Parts(TINY, CASE)
+    PASSES["maskgit step"](parts).call()
+    assert "maskgit" in vars(parts) and "cvivit" not in vars(parts)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cubic", "linear"])
+def test_a_timed_step_masks_as_many_as_are_masked_on_average(schedule):
+    mean = mask_share(torch.rand(1_000_000), schedule).mean()
+    torch.testing.assert_close(mask_share(mean_progress(schedule), schedule), mean, atol=2e-3, rtol=0)
