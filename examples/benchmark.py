@@ -1,7 +1,8 @@
 """How fast and how large: seconds, share of what the machine could do, memory, for every pass of training and use.
 
     python examples/benchmark.py                                   # the middle size, float32 and bfloat16
-    python examples/benchmark.py --sizes small middle --compiled   # beside it, torch.compile
+    python examples/benchmark.py --modes eager plain               # beside it, what one writes first
+    python examples/benchmark.py --sizes small --modes compiled    # torch.compile
     python examples/benchmark.py --cost cost.png                   # how cost grows with length, tokens and batch
 
 Each line is measured in a process of its own: the median of its repetitions, over the least work that the pass can be
@@ -70,7 +71,13 @@ def main() -> None:
     add("--sizes", nargs="+", choices=tuple(SIZES), default=["middle"])
     add("--passes", nargs="+", choices=tuple(PASSES), default=list(PASSES))
     add("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
-    add("--compiled", action="store_true", help="with torch.compile as well")
+    add(
+        "--modes",
+        nargs="+",
+        choices=("eager", "compiled", "plain"),
+        default=["eager"],
+        help="plain: benchmark_plain.py",
+    )
     add("--windows", type=int, nargs="+", default=[1, 4, 16], help="of the long generation")
     add("--repeat", type=int, default=5)
     add("--device", default="cpu", help="cpu or cuda")
@@ -84,8 +91,10 @@ def main() -> None:
     rows = []
     for size in args.sizes:
         for precision in args.precisions:
-            for mode in ("eager", "compiled") if args.compiled else ("eager",):
+            for mode in args.modes:
                 for name in args.passes:
+                    if (mode, name) == ("plain", "long generate"):
+                        continue
                     for windows in args.windows if name == "long generate" else (1,):
                         case = {"size": size, "pass": name, "precision": precision, "mode": mode, "windows": windows}
                         row = measured({**case, "repeat": args.repeat, "device": args.device})

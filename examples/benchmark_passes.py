@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from benchmark_plain import PlainMaskGit, PlainTokenizer
 from least_work import decode_work, encode_work, generate_work, maskgit_step_work, mean_share, tokenizer_step_work
 from phenaki_pytorch import CViViT, MaskGit, Phenaki
 from phenaki_pytorch.sampling import draw_mask, mask_share
@@ -79,9 +80,10 @@ class Parts:
             self.sizes["image_size"] = case["side"] * self.sizes["patch_size"]
         self.frames = size.frames
         self.sizes |= {"temporal_patch_size": 2, "temporal_window": 1 + (size.frames - 1) // 2}
-        with torch.device("meta"):
-            shape = CViViT(**self.sizes)
-        self.num_tokens, self.grid = shape.codebook_size, shape.grid(self.frames)
+        with torch.device("meta"):  # where not every quantizer can be built
+            shape = CViViT(**self.sizes | {"quantizer": "vq", "quantizer_kwargs": None})
+        self.config, self.num_tokens = shape.config | self.sizes, shape.codebook_size
+        self.grid = shape.grid(self.frames)
         self.tokens = self.grid[0] * self.grid[1] * self.grid[2]
         self.clip = (self.frames, *shape.image_size)
         self.ids = torch.randint(self.num_tokens, (self.batch, *self.grid), device=self.device)
@@ -89,7 +91,9 @@ class Parts:
         self.text = torch.randn(self.batch, TEXT, size.width, device=self.device)
 
     @cached_property
-    def cvivit(self) -> CViViT:
+    def cvivit(self) -> CViViT | PlainTokenizer:
+        if self.case["mode"] == "plain":
+            return PlainTokenizer(self.config).to(self.device)
         cvivit = CViViT(**self.sizes).to(self.device)
         if self.case["mode"] == "compiled":
             cvivit.encoder.compile()
@@ -97,8 +101,12 @@ class Parts:
         return cvivit
 
     @cached_property
-    def maskgit(self) -> MaskGit:
+    def maskgit(self) -> MaskGit | PlainMaskGit:
         sizes = {"num_tokens": self.num_tokens, "grid": self.grid, "dim_context": self.size.width}
+        if self.case["mode"] == "plain":
+            with torch.device("meta"):
+                config = MaskGit(**self.size.maskgit, **sizes).config
+            return PlainMaskGit(config, mean_share(config["schedule"])).to(self.device)
         maskgit = MaskGit(**self.size.maskgit, **sizes).to(self.device)
         if self.case["mode"] == "compiled":
             maskgit.transformer.compile()
@@ -149,7 +157,7 @@ def tokenizer_step(parts: Parts) -> Pass:
 def maskgit_step(parts: Parts) -> Pass:
     maskgit = parts.maskgit
     work = parts.batch * maskgit_step_work(maskgit.config, parts.tokens, TEXT)
-    progress = mean_progress(maskgit.schedule).expand(parts.batch).to(parts.device)
+    progress = mean_progress(maskgit.config["schedule"]).expand(parts.batch).to(parts.device)
     loss = patch("phenaki_pytorch.maskgit.draw_mask", partial(draw_mask, progress=progress))(
         lambda: maskgit(parts.ids, parts.text)
     )

@@ -20,11 +20,13 @@ TINY = Size(
 CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu", "repeat": 2}
 
 
-@pytest.mark.parametrize("name", PASSES)
-def test_every_pass_is_run_and_its_figures_printed(name, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "mode, name", [*(("eager", name) for name in PASSES), *(("plain", name) for name in PASSES if "long" not in name)]
+)
+def test_every_pass_is_run_and_its_figures_printed(mode, name, monkeypatch, capsys):
     monkeypatch.setitem(benchmark_passes.SIZES, "tiny", TINY)
     monkeypatch.setattr(benchmark_passes, "peak", lambda precision, device: 1e9)
-    monkeypatch.setattr(sys, "argv", ["", json.dumps(CASE | {"pass": name, "windows": 3, "batch": 2})])
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(CASE | {"mode": mode, "pass": name, "windows": 3, "batch": 2})])
     benchmark_passes.main()
     figures = json.loads(capsys.readouterr().out)
     assert figures["share"] == pytest.approx(figures["GFLOP"] / figures["seconds"])
@@ -45,6 +47,13 @@ def test_every_step_computes_with_the_weights_of_the_step_before(name, part):
         expected = torch.nn.functional.linear(given.bfloat16(), weight.bfloat16(), last.bias.bfloat16() * 0)
         assert (out - expected).detach().float().std(dim=tuple(range(out.ndim - 1))).max() < 0.02
     assert not torch.equal(seen[0][1], seen[2][1])
+
+
+def test_the_plain_models_are_of_the_same_size():
+    ours, plain = (Parts(benchmark_passes.SIZES["small"], CASE | {"mode": mode}) for mode in ("eager", "plain"))
+    for part in ("cvivit", "maskgit"):
+        counts = [sum(weight.numel() for weight in getattr(parts, part).parameters()) for parts in (ours, plain)]
+        assert counts[1] == pytest.approx(counts[0], rel=0.05)
 
 
 def test_only_the_model_that_is_timed_is_built():
