@@ -21,7 +21,7 @@ setup(
     license="MIT",
     packages=["phenaki_pytorch"],
     package_data={"phenaki_pytorch": ["py.typed"]},
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.13",
         "einops>=0.8.2",
