@@ -5,8 +5,9 @@
     python examples/benchmark.py --sizes small --modes compiled    # torch.compile
     python examples/benchmark.py --cost cost.png                   # how cost grows with length, tokens and batch
 
-Each line is measured in a process of its own: the median of its repetitions, over the least work that the pass can be
-done with (least_work.py), at the peak of matrix products that is measured in the same process, before and after. A
+Each line is measured in a process of its own: the median of its repetitions, and the share that the least work that
+the pass can be done with (least_work.py) would have taken of it. The peak of matrix products, at which that work is
+reckoned, is measured before and after every repetition, and the better of both counts: shared machines drift. A
 training step of MaskGit masks as many ids as the mean of its schedule.
 Memory is the most above what the imports take, parameters and optimizer included: of the process on the CPU, of the
 allocator on CUDA. Under bfloat16 the weights are cast again in every training step and once in every other pass.

@@ -17,7 +17,7 @@ TINY = Size(
     {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16},
     12,
 )
-CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu", "repeat": 2}
+CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu", "repeat": 3}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import SelfCritic, maskgit, sampling
+from phenaki_pytorch.attention import FeedForward
 from phenaki_pytorch.sampling import by_confidence, parallel_decode
 
 GRID = (6, 2, 2)
@@ -104,6 +105,22 @@ def test_what_no_context_has_told_apart_yet_is_computed_once(monkeypatch):
             part.register_forward_pre_hook(lambda _, args: batches.append(len(args[0])))
     model.generate(context=torch.randn(3, 4, 12), steps=1)
     assert batches == [3, 6, 6, 6, 6, 6]
+
+
+# in place
+
+
+def test_what_is_done_in_place_without_a_gradient_is_the_same_and_leaves_what_is_given_alone():
+    layer, x = FeedForward(16), torch.randn(2, 5, 16)
+    with_gradient, before, inside = layer(x), x.clone(), []
+    for part in list(layer)[:2]:
+        part.register_forward_hook(lambda *args: inside.append(args[2].data_ptr()))
+    with torch.no_grad():
+        assert torch.equal(layer(x), with_gradient) and torch.equal(x, before)
+    assert inside[0] == inside[1]
+    inside.clear()
+    layer(x)
+    assert inside[0] != inside[1]
 
 
 # graphs
