@@ -313,17 +313,17 @@ class Phenaki(Pretrained):
         What is the user's own, a text encoder that is no T5TextEncoder, say, has to be given to `from_pretrained`.
         """
         own = isinstance(self.cvivit, CViViT)
-        [critic] = [name for name, kind in CRITICS.items() if type(self.critic) is kind] or [self.GIVEN]
+        names = {kind: name for name, kind in CRITICS.items()} | {type(None): None}
         config = {
             "text_encoder": self._texts.config(self.GIVEN),
             "cvivit": "cvivit" if own else self.GIVEN,
-            "critic": None if self.critic is None else critic,
+            "critic": names.get(type(self.critic), self.GIVEN),
         }
         write_config(directory, config)
         if own:
             self.cvivit.save_pretrained(Path(directory) / "cvivit")
         self.maskgit.save_pretrained(Path(directory) / "maskgit")
-        if critic in CRITICS:
+        if config["critic"] in CRITICS:
             self.critic.save_pretrained(Path(directory) / "critic")
 
     @classmethod

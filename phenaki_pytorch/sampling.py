@@ -88,7 +88,7 @@ def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Ge
 
 
 def masked_places(masked: Tensor) -> Tensor | None:
-    """The masked places (b, p) of bool (b, n), in order; where a sample has fewer than another, others follow.
+    """The masked places (b, m) of bool (b, n), in order; where a sample has fewer than another, others follow.
 
     None, which stands for all, where their number would have to be waited for.
     """
