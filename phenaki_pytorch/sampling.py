@@ -90,11 +90,14 @@ def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Ge
 def masked_places(masked: Tensor) -> Tensor | None:
     """The masked places (b, m) of bool (b, n), in order; where a sample has fewer than another, others follow.
 
-    None, which stands for all, where their number would have to be waited for.
+    None, which stands for all, where their number would have to be waited for, or where picking a tenth or less to
+    leave out costs more than it saves.
     """
     if masked.device.type != "cpu":
         return None
     most = int(masked.sum(dim=1).max())
+    if most > 0.9 * masked.shape[1]:
+        return None
     return masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 

@@ -37,7 +37,8 @@ def test_the_loss_and_its_gradients_do_not_depend_on_what_is_left_out(monkeypatc
         return losses, torch.autograd.grad(losses.total, list(model.parameters()), allow_unused=True)
 
     (few, gradients), asked = outcome(), []
-    assert len({row.sum().item() for row in few.masked}) > 1  # samples of which some fill up with visible places
+    counts = few.masked.flatten(1).sum(dim=1)
+    assert counts.unique().numel() > 1 and counts.max() <= 0.9 * 24  # some samples fill up with visible places
     monkeypatch.setattr(maskgit, "masked_places", asked.append)
     every, expected = outcome()
     assert torch.equal(asked[0], few.masked.flatten(1)) and torch.equal(every.masked, few.masked)
