@@ -46,7 +46,7 @@ def line(row: dict) -> str:
         f"{row['peak GFLOP/s']:.0f}",
         f"{row['share']:.0%}",
         f"{row['MiB']:.0f}",
-        "" if row["frames/s"] is None else f"{row['frames/s']:.3g}",
+        f"{row['frames/s']:.3g}",
     ]
     return f"| {' | '.join(shown)} |"
 
