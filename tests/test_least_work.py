@@ -7,11 +7,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import tiny_cvivit, tiny_maskgit
 from least_work import (
+    context_work,
     decode_work,
     encode_work,
     features_work,
     generate_work,
     maskgit_step_work,
+    output_work,
     tokenizer_step_work,
 )
 from phenaki_pytorch import MaskGit, presets
@@ -56,3 +58,15 @@ def test_what_pytorch_counts_is_no_less():
         with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             call()
         assert work <= counter.get_total_flops() * 1.001 <= 1.1 * work
+
+
+def test_what_reads_the_text_and_writes_the_logits_is_counted_to_the_last_product():
+    maskgit, text = tiny_maskgit().eval(), torch.randn(1, 7, 12)
+    for call, work in (
+        (lambda: maskgit.transformer.keys_values(text), context_work(maskgit.config, 7)),
+        (lambda: maskgit.to_logits(torch.randn(5, 32)), output_work(maskgit.config, 5)),
+    ):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+        assert counter.get_total_flops() == work > 0
+    assert context_work(tiny_maskgit(dim_context=None).config, 7) == 0
