@@ -76,7 +76,6 @@ def parse_arguments(description: str) -> argparse.Namespace:
     sampling("--temperature", type=float, default=4.0)
     sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
     sampling("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
-    sampling("--critic-noise", type=float, default=1.0, help="width of the noise on what the critic says")
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
@@ -102,7 +101,7 @@ def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    names = ("cond_scale", "temperature", "token_temperature", "critic_scale", "critic_noise")
+    names = ("cond_scale", "temperature", "token_temperature", "critic_scale")
     return {"steps": args.sampling_steps, **{name: getattr(args, name) for name in names}}
 
 

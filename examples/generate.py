@@ -53,8 +53,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     sampling("--steps", type=int, help="passes of parallel decoding")
     sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
     sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
-    sampling("--critic-noise", type=float, help="width of the noise on what the critic says")
-    sampling("--temperature", type=float, help="noise on the confidence in parallel decoding")
+    sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
     softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
     sampling("--token-temperature", type=float, **softmax)
     look = parser.add_argument_group("picture").add_argument
@@ -103,7 +102,6 @@ def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
         "temperature": plan.get("temperature", 4.0),
         "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
         "critic_scale": plan.get("critic_scale", 1.0),
-        "critic_noise": plan.get("critic_noise", 1.0),
         "scale": scale + scale % 2 if odd else scale,  # h264 stores colour for 2 × 2 pixels
         "fps": plan.get("fps"),
     }
@@ -168,7 +166,6 @@ def draw_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None
             temperature=args.temperature,
             token_temperature=args.token_temperature,
             critic_scale=args.critic_scale,
-            critic_noise=args.critic_noise,
             generator=generator,
             progress=partial(tqdm, desc=f"scene {number} of {len(prompts)}"),
         )

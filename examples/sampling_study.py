@@ -66,7 +66,7 @@ def trust_of(
 ) -> Trust:
     grid = phenaki.maskgit.grid
     if order == "critic":
-        return by_critic(phenaki.critic.doubts(grid, *text, args.critic_scale), args.critic_noise, generator)
+        return by_critic(phenaki.critic.doubts(grid, *text, args.critic_scale), args.temperature, generator)
     if order == "random":
         return by_chance(generator)
     if order == "halton":
@@ -182,7 +182,6 @@ def main() -> None:
     add("--temperature", type=float, default=4.0)
     add("--token-temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: the training's")
     add("--critic-scale", type=float, default=1.0)
-    add("--critic-noise", type=float, default=1.0)
     add("--csv", type=Path, default=Path("sampling_study.csv"))
     add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
     args = parser.parse_args()

@@ -188,7 +188,6 @@ class MaskGit(TokenTransformer):
         token_temperature: float | Sequence[float] = 1.0,
         critic: nn.Module | None = None,
         critic_scale: float = 1.0,
-        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -200,17 +199,17 @@ class MaskGit(TokenTransformer):
         prime_ids    int64 (b, s, h, w) with s < t: the first time steps, which stay as they are
         steps        passes of parallel decoding
         cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, the paper's λ is s − 1
-        temperature  scale of the Gumbel noise on MaskGIT's confidence, annealed to 0; not a softmax temperature
+        temperature  scale of the Gumbel noise on the confidence, annealed to 0; not a softmax temperature
         token_temperature  softmax temperature of the tokens: a number, or the first step's and the last's
         critic       TokenCritic or SelfCritic, which says in place of the confidence what to draw again
-        critic_scale, critic_noise  its guidance, as `cond_scale`, and the width of its annealed uniform noise
+        critic_scale  its guidance, as `cond_scale`
         generator    source of all randomness; its device is the model's
         progress     tqdm, or anything that wraps the steps
 
         Dropout is off, whatever the mode of the module. Raises ValueError where a size or value does not fit.
         """
-        scales = {"cond_scale": cond_scale, "temperature": temperature}
-        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
+        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
+        check_sampling(steps, token_temperature, **scales)
         t, h, w = grid = self.grid if grid is None else grid
         if min(grid) < 1 or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"grid must lie between (1, 1, 1) and the window {self.grid}, got {grid}")
@@ -238,7 +237,7 @@ class MaskGit(TokenTransformer):
             trust = by_confidence(temperature, generator)
             if critic is not None:
                 doubts = critic.doubts(grid, context, context_mask, critic_scale)
-                trust = by_critic(doubts, critic_noise, generator)
+                trust = by_critic(doubts, temperature, generator)
             drawn = parallel_decode(
                 self.guided_logits(grid, context, context_mask, cond_scale),
                 rearrange(ids, "b t h w -> b (t h w)"),

@@ -175,7 +175,6 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -191,8 +190,8 @@ class Phenaki(Pretrained):
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        scales = {"cond_scale": cond_scale, "temperature": temperature}
-        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
+        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
+        check_sampling(steps, token_temperature, **scales)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
@@ -211,7 +210,6 @@ class Phenaki(Pretrained):
             token_temperature=token_temperature,
             critic=self.critic,
             critic_scale=critic_scale,
-            critic_noise=critic_noise,
             generator=generator,
             progress=progress,
         )
@@ -233,13 +231,12 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        scales = {"cond_scale": cond_scale, "temperature": temperature}
-        check_sampling(steps, token_temperature, **scales, critic_scale=critic_scale, critic_noise=critic_noise)
+        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
+        check_sampling(steps, token_temperature, **scales)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
@@ -252,7 +249,6 @@ class Phenaki(Pretrained):
             token_temperature=token_temperature,
             critic=self.critic,
             critic_scale=critic_scale,
-            critic_noise=critic_noise,
             generator=generator,
             progress=progress,
         )
@@ -269,7 +265,6 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        critic_noise: float = 1.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -290,7 +285,6 @@ class Phenaki(Pretrained):
             temperature=temperature,
             token_temperature=token_temperature,
             critic_scale=critic_scale,
-            critic_noise=critic_noise,
             generator=generator,
             progress=progress,
         )

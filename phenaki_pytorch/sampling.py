@@ -117,16 +117,15 @@ def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = 
     return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
 
 
-def by_critic(doubts: Doubts, noise: float = 1.0, generator: torch.Generator | None = None) -> Trust:
-    """Trust in what a critic doubts least, wherever it stands, so that earlier choices can be taken back.
+def by_critic(doubts: Doubts, temperature: float = 4.0, generator: torch.Generator | None = None) -> Trust:
+    """The log-probability that an id is right, as a critic sees it, with the noise of `by_confidence`.
 
-    With uniform noise, `noise` wide, times (1 − progress).
+    Of all ids, wherever they stand, so that earlier choices can be taken back.
     """
-    _check_scales(critic_noise=noise)
+    _check_scales(temperature=temperature)
 
     def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
-        drawn = uniform(log_probs.shape, log_probs.device, generator)
-        return noise * (1 - progress) * (drawn - 0.5) - doubts(ids).float()
+        return F.logsigmoid(-doubts(ids).float()) + temperature * (1 - progress) * gumbel(log_probs, generator)
 
     return trust
 

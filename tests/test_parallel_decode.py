@@ -216,14 +216,13 @@ def test_a_critic_takes_earlier_choices_back():
     assert all((later & ~now).any() for now, later in zip(asked.masked[1:], asked.masked[2:]))
 
 
-def test_the_critics_noise_is_uniform_and_falls_to_nothing():
-    trust, zeros = by_critic(lambda ids: torch.full(ids.shape, 2.0), 3.0, seed()), torch.zeros(10, 1000)
+def test_a_critic_that_knows_as_much_as_the_confidence_keeps_the_same():
+    """Its logits are those of being wrong with the probability that the confidence leaves: one measure, one noise."""
+    sure = torch.rand(10, 1000, generator=seed(1))
     for progress in (0.0, 0.5, 1.0):
-        drawn = trust(zeros.long(), zeros, progress)
-        wide = 1.5 * (1 - progress)
-        assert drawn.min().item() == pytest.approx(-2 - wide, abs=0.01)
-        assert drawn.max().item() == pytest.approx(-2 + wide, abs=0.01)
-        assert drawn.mean().item() == pytest.approx(-2, abs=0.05)
+        one = by_confidence(3.0, seed())(torch.zeros(10, 1000).long(), sure.log(), progress)
+        other = by_critic(lambda ids: -sure.logit(), 3.0, seed())(torch.zeros(10, 1000).long(), sure.log(), progress)
+        torch.testing.assert_close(one, other)
 
 
 def test_unknown_schedules_are_refused():
