@@ -52,17 +52,24 @@ def line(row: dict) -> str:
 
 
 def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Seconds against the length of a video, the ids of a window, and the batch, one panel each."""
+    """Seconds and memory against the length of a video, seconds against the ids of a window and the batch."""
     panels = {}
     common = {"precision": "float32", "mode": "eager", "repeat": args.repeat, "device": args.device, "size": "small"}
     for title, name, key, values in (
-        ("a long video, windows", "long generate", "windows", (1, 2, 4, 8, 16, 32)),
-        ("18 guided steps, ids of a window", "generate 18", "side", (8, 12, 16, 24, 32)),
-        ("a training step of MaskGit, batch", "maskgit step", "batch", (1, 2, 4, 8, 16)),
+        ("a video, seconds against windows", "long generate", "windows", (1, 2, 4, 8, 16, 32)),
+        ("18 guided steps, seconds against ids of a window", "generate 18", "side", (8, 12, 16, 24, 32)),
+        ("a training step of MaskGit, seconds against batch", "maskgit step", "batch", (1, 2, 4, 8, 16)),
     ):
-        rows = [measured({**common, "pass": name, key: value}) for value in values]
-        points = [(row["x"], row["seconds"]) for row in rows if row is not None]
-        panels[title] = {"seconds": points}
+        rows = []
+        for value in values:
+            row = measured({**common, "pass": name, key: value})
+            if row is not None:
+                rows.append(row)
+                print(line(row | {"pass": f"{name}, {key} {value}"}), flush=True)
+        panels[title] = {"seconds": [(row["x"], row["seconds"]) for row in rows]}
+        if key == "windows":
+            panels["a video, MiB against windows"] = {"MiB": [(row["x"], row["MiB"]) for row in rows]}
+            panels["the longest, seconds of each window"] = {"seconds": list(enumerate(rows[-1]["each window"], 1))}
     return panels
 
 
@@ -83,12 +90,12 @@ def main() -> None:
     add("--repeat", type=int, default=5)
     add("--device", default="cpu", help="cpu or cuda")
     add("--csv", type=Path, help="where to write the table as well")
-    add("--cost", type=Path, help="in place of the table: a plot of cost against length, ids and batch, as PNG")
+    add("--cost", type=Path, help="another table: what length, ids and batch cost, with a plot as PNG")
     args = parser.parse_args()
-    if args.cost:
-        write_plots(args.cost, cost(args), ylabel="seconds")
-        return
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    if args.cost:
+        write_plots(args.cost, cost(args))
+        return
     rows = []
     for size in args.sizes:
         for precision in args.precisions:

@@ -5,7 +5,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -63,12 +63,16 @@ SIZES = {
 
 
 class Pass(NamedTuple):
-    """What to call, its least work, how many frames come of it, and what it is plotted over."""
+    """What to call, its least work, how many frames come of it, what it is plotted over, and when each window began.
+
+    The call writes `began`, its own end behind the last window.
+    """
 
     call: Callable[[], object]
     work: float
     frames: int
     x: float | None = None
+    began: Sequence[float] = ()
 
 
 class Parts:
@@ -191,9 +195,21 @@ def long_generate(parts: Parts) -> Pass:
     work = generate_work(parts.maskgit.config, parts.tokens, TEXT, 18, guided=True) + one
     again = generate_work(parts.maskgit.config, parts.tokens, TEXT, 18, guided=True, drawn=parts.tokens - given)
     work += (windows - 1) * (again + one + encode_work(cvivit, OVERLAP, *parts.clip[1:]))
-    options = {"num_frames": frames, "overlap": OVERLAP, "steps": 18}
-    call = parts.under_precision(lambda: phenaki.generate(text_embeds=parts.text, **options))
-    return Pass(call, parts.batch * work, parts.batch * frames, x=windows)
+    began = []
+
+    def note(passes: Iterable) -> Iterable:
+        began.append(time.perf_counter())
+        return passes
+
+    options = {"num_frames": frames, "overlap": OVERLAP, "steps": 18, "progress": note}
+    generate = parts.under_precision(lambda: phenaki.generate(text_embeds=parts.text, **options))
+
+    def call() -> None:
+        began.clear()
+        generate()
+        began.append(time.perf_counter())
+
+    return Pass(call, parts.batch * work, parts.batch * frames, x=windows, began=began)
 
 
 PASSES = {
@@ -261,9 +277,10 @@ def main() -> None:
     forget_peak(device)
     todo.call()
     memory = mebibytes(device) - imported  # before the peak's own matrices are there
-    peaks, times = [peak(case["precision"], device)], []
+    peaks, times, each = [peak(case["precision"], device)], [], []
     for _ in range(case["repeat"]):
         times.append(seconds(todo.call, device))
+        each.append([after - before for before, after in pairwise(todo.began)])
         peaks.append(peak(case["precision"], device))
     shares = [todo.work / time / max(around) for time, around in zip(times, pairwise(peaks))]
     median = statistics.median(times)
@@ -275,6 +292,7 @@ def main() -> None:
         "MiB": memory,
         "frames/s": todo.frames / median,
         "x": todo.x,
+        "each window": [statistics.median(window) for window in zip(*each)],
     }
     print(json.dumps(figures))
 

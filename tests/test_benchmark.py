@@ -31,6 +31,8 @@ def test_every_pass_is_run_and_its_figures_printed(mode, name, monkeypatch, caps
     figures = json.loads(capsys.readouterr().out)
     assert figures["share"] == pytest.approx(figures["GFLOP"] / figures["seconds"])
     assert figures["frames/s"] * figures["seconds"] == pytest.approx(2 * (17 if name == "long generate" else 9))
+    assert len(figures["each window"]) == (3 if name == "long generate" else 0)
+    assert 0 <= sum(figures["each window"]) < 1.5 * figures["seconds"]
 
 
 @pytest.mark.parametrize("name, part", [("tokenizer step", "cvivit"), ("maskgit step", "maskgit")])
