@@ -86,11 +86,9 @@ class Attention(nn.Module):
         """
         if self.causal and mask is not None:
             raise ValueError("causal attention takes no mask: what comes later is out of sight already")
-        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
-        if places is not None:
-            q = take(q, places)
-        q, k, v = (rearrange(part, "b n (h e) -> b h n e", h=self.heads) for part in (q, k, v))
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self._queries_keys_values(x, x if places is None else take(x, places))
+        # Normalised before the heads go to the front: the normalisation would copy, and the output as well.
+        q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
             k, v = cache.extend(k, v)
         if rotary is not None:
@@ -104,6 +102,16 @@ class Attention(nn.Module):
         assert not causal or q.shape[2] == k.shape[2], "with tokens before or left out, what is visible has to be said"
         out = attend(q, k, v, visible=visible, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
+
+    def _queries_keys_values(self, x: Tensor, asking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (b, p, h, e) of the tokens (b, p, d) that ask; keys and values (b, n, h, e) of all, x (b, n, d)."""
+        if torch.is_autocast_enabled(x.device.type) and asking is x:
+            parts = self.to_qkv(x).chunk(3, dim=-1)  # autocast keeps its cast of whole weights alone
+        else:
+            # The parts of one product would be copied to be normalised.
+            parts = map(F.linear, (asking, x, x), self.to_qkv.weight.chunk(3))
+        q, k, v = (rearrange(part, "b n (h e) -> b n h e", h=self.heads) for part in parts)
+        return q, k, v
 
 
 class CrossAttention(nn.Module):
@@ -124,12 +132,14 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """(b, m, c) -> keys and values, (b, h, m, e) each."""
-        k, v = rearrange(self.to_kv(context), "b m (kv h e) -> kv b h m e", kv=2, h=self.heads)
-        return self.k_norm(k).to(v.dtype), v
+        k, v = rearrange(self.to_kv(context), "b m (kv h e) -> kv b m h e", kv=2, h=self.heads)
+        k, v = (rearrange(part, "b m h e -> b h m e") for part in (self.k_norm(k).to(v.dtype), v))
+        return k, v
 
     def forward(self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None) -> Tensor:
         """`mask`: bool (b, m), True where the context is real."""
-        q = self.q_norm(rearrange(self.to_q(x), "b n (h e) -> b h n e", h=self.heads))
+        q = self.q_norm(rearrange(self.to_q(x), "b n (h e) -> b n h e", h=self.heads))
+        q = rearrange(q, "b n h e -> b h n e")
         if mask is not None:
             mask = rearrange(mask, "b m -> b 1 1 m")
         out = attend(q, *keys_values, visible=mask, dropout=self.dropout if self.training else 0.0)

@@ -47,8 +47,28 @@ def check_dim_head(dim_head: int, *, axes: int) -> None:
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Turn the channel pairs (i, i + d/2) of x (..., n, d) by the angles whose cosines and sines are given."""
     cos, sin = (part.to(x.dtype) for part in angles)
+    if not torch.compiler.is_compiling():
+        return _Turn.apply(x, cos, sin)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class _Turn(torch.autograd.Function):
+    """`rotate` in four passes over memory, which keeps nothing of x: its gradient is turned back by the same angles."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        turned = torch.empty_like(x)
+        (a, b), (first, second) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=second).addcmul_(a, sin)
+        return turned
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _Turn.apply(grad, cos, -sin), None, None
 
 
 class LearnedPositions(nn.Module):

@@ -87,3 +87,22 @@ def test_learned_positions_get_gradients():
 def test_grids_that_do_not_fit_are_refused(grid):
     with pytest.raises(ValueError, match=r"\(3, 2, 2\), got \(" + ", ".join(map(str, grid))):
         LearnedPositions(6, (3, 2, 2))(grid)
+
+
+def test_the_gradient_is_turned_back_and_has_a_gradient_of_its_own():
+    x, angles = torch.randn(2, 3, 12, 16, dtype=torch.float64, requires_grad=True), rotary((3, 4), 16, CPU)
+    assert torch.autograd.gradcheck(lambda x: rotate(x, angles), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, angles), x)
+    back = torch.autograd.grad((rotate(x, angles) * rotate(x, angles)).sum(), x)[0]
+    torch.testing.assert_close(back, 2 * x)
+
+
+def test_what_is_turned_lies_in_memory_as_it_was():
+    x = torch.randn(2, 12, 3, 16).transpose(1, 2)
+    assert rotate(x, rotary((3, 4), 16, CPU)).stride() == x.stride()
+
+
+def test_compiled_turns_the_same():
+    x, angles = torch.randn(2, 3, 12, 16, requires_grad=True), rotary((3, 4), 16, CPU)
+    compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager")(x, angles)
+    torch.testing.assert_close(compiled, rotate(x, angles))
