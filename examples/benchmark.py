@@ -1,14 +1,15 @@
 """How fast and how large: seconds, share of what the machine could do, memory, for every pass of training and use.
 
     python examples/benchmark.py                                   # the middle size, float32 and bfloat16
-    python examples/benchmark.py --modes eager plain               # beside it, what one writes first
+    python examples/benchmark.py --modes eager plain               # and beside it, what one writes first
     python examples/benchmark.py --sizes small --modes compiled    # torch.compile
     python examples/benchmark.py --cost cost.png                   # how cost grows with length, tokens and batch
 
 Each line is measured in a process of its own: the median of its repetitions, and the share that the least work that
 the pass can be done with (least_work.py) would have taken of it. The peak of matrix products, at which that work is
 reckoned, is measured before and after every repetition, and the better of both counts: shared machines drift. A
-training step of MaskGit masks as many ids as the mean of its schedule.
+training step of MaskGit masks as many ids as the mean of its schedule. With the mode "plain", the others are timed
+turn by turn with it, and "× plain" is the median of how many times as long it takes.
 Memory is the most above what the imports take, parameters and optimizer included: of the process on the CPU, of the
 allocator on CUDA. Under bfloat16 the weights are cast again in every training step and once in every other pass.
 """
@@ -23,7 +24,19 @@ from pathlib import Path
 from benchmark_passes import PASSES, SIZES
 from media import write_plots
 
-COLUMNS = ("size", "pass", "precision", "mode", "seconds", "GFLOP", "peak GFLOP/s", "share", "MiB", "frames/s")
+COLUMNS = (
+    "size",
+    "pass",
+    "precision",
+    "mode",
+    "seconds",
+    "GFLOP",
+    "peak GFLOP/s",
+    "share",
+    "× plain",
+    "MiB",
+    "frames/s",
+)
 
 
 def measured(case: dict) -> dict | None:
@@ -45,6 +58,7 @@ def line(row: dict) -> str:
         f"{row['GFLOP']:.4g}",
         f"{row['peak GFLOP/s']:.0f}",
         f"{row['share']:.0%}",
+        f"{row['× plain']:.2f}" if row["× plain"] else "",
         f"{row['MiB']:.0f}",
         f"{row['frames/s']:.3g}",
     ]
@@ -103,9 +117,11 @@ def main() -> None:
                 for name in args.passes:
                     if (mode, name) == ("plain", "long generate"):
                         continue
+                    beside = "plain" in args.modes and mode != "plain" and name != "long generate"
                     for windows in args.windows if name == "long generate" else (1,):
                         case = {"size": size, "pass": name, "precision": precision, "mode": mode, "windows": windows}
-                        row = measured({**case, "repeat": args.repeat, "device": args.device})
+                        case |= {"repeat": args.repeat, "device": args.device, "beside_plain": beside}
+                        row = measured(case)
                         if row is not None:
                             if name == "long generate":
                                 row["pass"] += f", {windows} windows"

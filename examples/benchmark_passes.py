@@ -276,11 +276,17 @@ def main() -> None:
     todo.call()  # compiles and warms up
     forget_peak(device)
     todo.call()
-    memory = mebibytes(device) - imported  # before the peak's own matrices are there
-    peaks, times, each = [peak(case["precision"], device)], [], []
+    memory = mebibytes(device) - imported  # before the peak's own matrices are there, and the plain model
+    plain = None
+    if case.get("beside_plain"):
+        plain = PASSES[case["pass"]](Parts(SIZES[case["size"]], case | {"mode": "plain"}))
+        plain.call()
+    peaks, times, each, ratios = [peak(case["precision"], device)], [], [], []
     for _ in range(case["repeat"]):
         times.append(seconds(todo.call, device))
         each.append([after - before for before, after in pairwise(todo.began)])
+        if plain is not None:
+            ratios.append(seconds(plain.call, device) / times[-1])
         peaks.append(peak(case["precision"], device))
     shares = [todo.work / time / max(around) for time, around in zip(times, pairwise(peaks))]
     median = statistics.median(times)
@@ -289,6 +295,7 @@ def main() -> None:
         "GFLOP": todo.work / 1e9,
         "peak GFLOP/s": statistics.median(peaks) / 1e9,
         "share": statistics.median(shares),
+        "× plain": statistics.median(ratios) if ratios else None,
         "MiB": memory,
         "frames/s": todo.frames / median,
         "x": todo.x,

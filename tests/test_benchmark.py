@@ -26,11 +26,14 @@ CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu"
 def test_every_pass_is_run_and_its_figures_printed(mode, name, monkeypatch, capsys):
     monkeypatch.setitem(benchmark_passes.SIZES, "tiny", TINY)
     monkeypatch.setattr(benchmark_passes, "peak", lambda precision, device: 1e9)
-    monkeypatch.setattr(sys, "argv", ["", json.dumps(CASE | {"mode": mode, "pass": name, "windows": 3, "batch": 2})])
+    beside = {"beside_plain": mode == "eager" and "long" not in name}
+    case = CASE | {"mode": mode, "pass": name, "windows": 3, "batch": 2} | beside
+    monkeypatch.setattr(sys, "argv", ["", json.dumps(case)])
     benchmark_passes.main()
     figures = json.loads(capsys.readouterr().out)
     assert figures["share"] == pytest.approx(figures["GFLOP"] / figures["seconds"])
     assert figures["frames/s"] * figures["seconds"] == pytest.approx(2 * (17 if name == "long generate" else 9))
+    assert (figures["× plain"] or 0) > 0 if case["beside_plain"] else figures["× plain"] is None
     assert len(figures["each window"]) == (3 if name == "long generate" else 0)
     assert 0 <= sum(figures["each window"]) < 1.5 * figures["seconds"]
 
