@@ -281,6 +281,7 @@ class Transformer(nn.Module):
         places       int64 (b, p), the tokens whose output is wanted -> (b, p, d); the last block computes no others
         keys_values  of k · b contexts, b of them at a time for the b samples -> (k · b, n, d)
         """
+        x = x.contiguous()  # tokens whose neighbours lie apart in memory would be copied by every norm
         again = self.checkpointing and torch.is_grad_enabled() and caches is None
         for i, block in enumerate(self.blocks):
             options = {
