@@ -86,7 +86,7 @@ class Attention(nn.Module):
         """
         if self.causal and mask is not None:
             raise ValueError("causal attention takes no mask: what comes later is out of sight already")
-        q, k, v = self._queries_keys_values(x, x if places is None else take(x, places))
+        q, k, v = self._queries_keys_values(x, places)
         # Normalised before the heads go to the front: the normalisation would copy, and the output as well.
         q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (self.q_norm(q), self.k_norm(k), v))
         if cache is not None:
@@ -103,14 +103,16 @@ class Attention(nn.Module):
         out = attend(q, k, v, visible=visible, causal=causal, dropout=self.dropout if self.training else 0.0)
         return self.to_out(rearrange(out, "b h n e -> b n (h e)"))
 
-    def _queries_keys_values(self, x: Tensor, asking: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (b, p, h, e) of the tokens (b, p, d) that ask; keys and values (b, n, h, e) of all, x (b, n, d)."""
-        if torch.is_autocast_enabled(x.device.type) and asking is x:
-            parts = self.to_qkv(x).chunk(3, dim=-1)  # autocast keeps its cast of whole weights alone
-        else:
+    def _queries_keys_values(self, x: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (b, n, h, e) of all tokens, queries of those at the places, (b, p, h, e)."""
+        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
             # The parts of one product would be copied to be normalised.
-            parts = map(F.linear, (asking, x, x), self.to_qkv.weight.chunk(3))
-        q, k, v = (rearrange(part, "b n (h e) -> b n h e", h=self.heads) for part in parts)
+            asking = x if places is None else take(x, places)
+            q, k, v = map(F.linear, (asking, x, x), self.to_qkv.weight.chunk(3))
+        else:  # autocast keeps its cast of whole weights alone, and elsewhere one launch does for three
+            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+            q = q if places is None else take(q, places)
+        q, k, v = (rearrange(part, "b n (h e) -> b n h e", h=self.heads) for part in (q, k, v))
         return q, k, v
 
 

@@ -118,7 +118,8 @@ def test_two_processes_train_as_one_with_the_joint_batch(tmp_path, when, changes
     model, discriminator = build(**changes)
     losses = steps(model, discriminator, discriminator, clips())
     torch.testing.assert_close(one["losses"], losses)
-    torch.testing.assert_close(one["model"], model.state_dict())
+    # Rounding grows over the steps, to 2e-5 with lfq; with each process's own entropy they are 0.2 apart.
+    torch.testing.assert_close(one["model"], model.state_dict(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(one["discriminator"], discriminator.state_dict())
     fresh = build(**changes)[0].state_dict()
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, fresh[name])]
