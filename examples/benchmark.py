@@ -81,7 +81,7 @@ def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, floa
                 rows.append(row)
                 print(line(row | {"pass": f"{name}, {key} {value}"}), flush=True)
         panels[title] = {"seconds": [(row["x"], row["seconds"]) for row in rows]}
-        if key == "windows":
+        if key == "windows" and rows:
             panels["a video, MiB against windows"] = {"MiB": [(row["x"], row["MiB"]) for row in rows]}
             panels["the longest, seconds of each window"] = {"seconds": list(enumerate(rows[-1]["each window"], 1))}
     return panels
