@@ -16,7 +16,7 @@ STEPS = 3
 
 
 def clips():
-    return torch.rand(4, 3, 5, 16, 16, generator=seed(1))
+    return torch.rand(4, 3, 5, 16, 16, generator=seed(1), dtype=torch.float64)
 
 
 class Both(torch.nn.Module):
@@ -34,7 +34,8 @@ def build(**changes):
     torch.manual_seed(0)
     if "given" in changes:
         changes = {"quantizer": VectorQuantize(use_cosine_sim=True, **changes["given"])}
-    return Both(tiny_cvivit(**changes)), tiny_discriminator(r1_every=2)
+    # In double precision: what rounding leaves between one batch of four and two of two grows over the steps.
+    return Both(tiny_cvivit(**changes)).double(), tiny_discriminator(r1_every=2).double()
 
 
 def steps(model, discriminator, own, video):
@@ -118,8 +119,7 @@ def test_two_processes_train_as_one_with_the_joint_batch(tmp_path, when, changes
     model, discriminator = build(**changes)
     losses = steps(model, discriminator, discriminator, clips())
     torch.testing.assert_close(one["losses"], losses)
-    # Rounding grows over the steps, to 2e-5 with lfq; with each process's own entropy they are 0.2 apart.
-    torch.testing.assert_close(one["model"], model.state_dict(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(one["model"], model.state_dict())
     torch.testing.assert_close(one["discriminator"], discriminator.state_dict())
     fresh = build(**changes)[0].state_dict()
     moved = [name for name, value in model.state_dict().items() if not torch.equal(value, fresh[name])]
