@@ -122,12 +122,8 @@ def by_critic(doubts: Doubts, temperature: float = 4.0, generator: torch.Generat
 
     Of all ids, wherever they stand, so that earlier choices can be taken back.
     """
-    _check_scales(temperature=temperature)
-
-    def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
-        return F.logsigmoid(-doubts(ids).float()) + temperature * (1 - progress) * gumbel(log_probs, generator)
-
-    return trust
+    with_noise = by_confidence(temperature, generator)
+    return lambda ids, log_probs, progress: with_noise(ids, F.logsigmoid(-doubts(ids).float()), progress)
 
 
 def _check_scales(**scales: float) -> None:
