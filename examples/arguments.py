@@ -17,7 +17,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--steps", type=int, nargs=2, default=(1200, 4100), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")
-    add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file")
+    add("--text-encoder", default="words", help="a T5 name or directory; 'words' needs no file, 'none' no captions")
 
     data = parser.add_argument_group("data").add_argument
     data("--size", type=int, default=32, help="height and width, pixels")

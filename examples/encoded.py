@@ -3,13 +3,12 @@
 b = batch · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mixture import Batches, Source, stack_clips
+from phenaki_pytorch.texts import TextEncoder
 
 
 class Encoded(Dataset):
@@ -26,10 +25,15 @@ class Encoded(Dataset):
 
 
 class Captions:
-    """The text encoder, asked once for each caption."""
+    """The text encoder, asked once for each caption; without one, captions are left out."""
 
-    def __init__(self, encoder: Callable[[list[str]], tuple[Tensor, Tensor]]):
+    def __init__(self, encoder: TextEncoder | None):
         self.encoder, self.known = encoder, {}
+
+    @property
+    def width(self) -> int | None:
+        """Of the embeddings, as MaskGit's `dim_context`."""
+        return None if self.encoder is None else self([""])[0].shape[-1]
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         for text in set(texts) - set(self.known):
@@ -40,8 +44,11 @@ class Captions:
         return embeds, torch.arange(embeds.shape[1]) < lengths[:, None]
 
     def collate(self, items: list[dict]) -> dict[str, Tensor]:
+        batch = {"video_ids": torch.stack([item["ids"] for item in items])}
+        if self.encoder is None:
+            return batch
         embeds, mask = self([item["caption"] for item in items])
-        return {"video_ids": torch.stack([item["ids"] for item in items]), "text_embeds": embeds, "text_mask": mask}
+        return batch | {"text_embeds": embeds, "text_mask": mask}
 
 
 def encode_all(cvivit: nn.Module, dataset: Dataset, count: int, *, seed: int, device: torch.device) -> Encoded:

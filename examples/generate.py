@@ -16,6 +16,7 @@ b = batch, the samples · c = channels · f = frames · h, w = pixels
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from media import write_gif, write_mp4, write_sheet
 from phenaki_pytorch import Phenaki
 from video_folder import read_image, read_video
 from video_reader import read_timeline
-from word_vectors import WordVectors
+from word_vectors import WordVectors, words_of
 
 Scene = tuple[str, Tensor]  # the prompt, or "given", and frames (b, c, f, h, w)
 
@@ -89,6 +90,26 @@ def read_plan(folder: Path) -> dict:
     return json.loads(plan.read_text())["arguments"] if plan.is_file() else {}
 
 
+def planned_sampling(plan: dict) -> dict:
+    """The settings of `Phenaki.generate` that go with a training, the paper's where it says nothing."""
+    return {
+        "steps": plan.get("sampling_steps", 24),
+        "cond_scale": plan.get("cond_scale", 7.0),
+        "temperature": plan.get("temperature", 4.0),
+        "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
+        "critic_scale": plan.get("critic_scale", 1.0),
+    }
+
+
+def unknown_words(folder: Path, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of the prompts that train.py's captions had none of, and those they had, where it says so."""
+    plan = folder.resolve().parent / "plan.json"
+    known = json.loads(plan.read_text()).get("words") if plan.is_file() else None
+    if known is None:
+        return [], []
+    return sorted({word for prompt in prompts for word in words_of(prompt)} - set(known)), known
+
+
 def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
     """Put what was trained with, or else the paper's choice, in the place of arguments that are not given."""
     step = phenaki.cvivit.num_frames(2) - 1
@@ -97,11 +118,7 @@ def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
     odd = height % 2 or width % 2
     defaults = {
         "overlap": 1 + (phenaki.window - 1) // step // 2 * step,
-        "steps": plan.get("sampling_steps", 24),
-        "cond_scale": plan.get("cond_scale", 7.0),
-        "temperature": plan.get("temperature", 4.0),
-        "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
-        "critic_scale": plan.get("critic_scale", 1.0),
+        **planned_sampling(plan),
         "scale": scale + scale % 2 if odd else scale,  # h264 stores colour for 2 × 2 pixels
         "fps": plan.get("fps"),
     }
@@ -194,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     try:
         phenaki, plan = load_model(args.model), read_plan(args.model)
+        unknown, known = unknown_words(args.model, args.prompts)
+        if unknown:
+            print(f"warning: the model never read {', '.join(unknown)}; it knows: {', '.join(known)}", file=sys.stderr)
         fill_in(args, plan, phenaki)
         given, fps = read_given(args, plan, phenaki)
         write(args, draw_scenes(args, phenaki, given), fps)

@@ -1,23 +1,19 @@
-"""What a trained model is measured by: its reconstructions, its texts turned into clips, and its stories.
+"""What clips and tokenizers are measured by: shares and means with 95 % intervals, reconstructions, verdicts.
 
-The judge of the moving shapes looks at pixels only; shares come with 95 % intervals.
+The judge of the moving shapes looks at pixels only.
 
 b = batch · c = channels · f = frames
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from moving_shapes import IMAGE_ONLY_COLOUR, TURN_LATEST, prompts, stories
-from moving_shapes_judge import Agreement, agree, judge, seam_ratio, speed
-from phenaki_pytorch import Phenaki
+from moving_shapes import IMAGE_ONLY_COLOUR, TURN_LATEST
+from moving_shapes_judge import Agreement, Verdict, agree, judge
 
-OVERLAP = 5  # frames that a scene is given of the one before
-SHORTEST_JUDGED = TURN_LATEST + 2  # frames: one step after the latest turn
-SHORTEST_STORY = OVERLAP + 2  # frames: one step among the new frames of a scene
 BATCH = 25
 
 
@@ -42,6 +38,28 @@ class Share(float):
 
 def share_of(right: Sequence[bool]) -> Share:
     return Share(sum(right), len(right))
+
+
+class Mean(float):
+    """A mean of n values, those that are not a number left out; `str` adds the 95 % interval (normal)."""
+
+    def __new__(cls, values: Iterable[float]):
+        known = [value for value in values if not math.isnan(value)]
+        average = math.fsum(known) / len(known) if known else math.nan
+        mean = super().__new__(cls, average)
+        mean.trials = len(known)
+        mean.error = math.nan  # standard error
+        if len(known) > 1:
+            spread = math.fsum((value - average) ** 2 for value in known) / (len(known) - 1)
+            mean.error = math.sqrt(spread / len(known))
+        return mean
+
+    def interval(self) -> tuple[float, float]:
+        return self - 1.96 * self.error, self + 1.96 * self.error
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{float(self):6.3f}  [{low:.3f}, {high:.3f}] of {self.trials}"
 
 
 def psnr(video: Tensor, other: Tensor) -> float:
@@ -91,7 +109,7 @@ def judged_reconstruction(cvivit: nn.Module, videos: Tensor, captions: Sequence[
     """
     rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
     verdicts = judge_each(rebuilt, captions)
-    measured = {f"reconstructed {name}": share_of([getattr(v, name) for v in verdicts]) for name in Agreement._fields}
+    measured = {f"reconstructed {name}": share for name, share in judged_shares(verdicts).items()}
     white = [verdict.all for verdict, caption in zip(verdicts, captions) if IMAGE_ONLY_COLOUR in caption]
     return measured | ({"reconstructed all, white": share_of(white)} if white else {})
 
@@ -101,69 +119,26 @@ def motion_start(caption: str, frames: int) -> int:
     return min(TURN_LATEST, frames - 2) if "turns" in caption else 0
 
 
-def judge_each(videos: Tensor, captions: Sequence[str]) -> list[Agreement]:
+def read_each(videos: Tensor, captions: Sequence[str]) -> list[Verdict]:
     """One verdict a clip, each over the frames that its own caption speaks of."""
     return [
-        agree(judge(video[None], motion_start=motion_start(caption, video.shape[1]))[0], caption)
+        judge(video[None], motion_start=motion_start(caption, video.shape[1]))[0]
         for video, caption in zip(videos.float().cpu(), captions)
     ]
 
 
-def parts(texts: Sequence) -> Iterator[list]:
-    for first in range(0, len(texts), BATCH):
-        yield list(texts[first : first + BATCH])
+def judge_each(videos: Tensor, captions: Sequence[str]) -> list[Agreement]:
+    """What each clip bears out of its own caption."""
+    return [agree(verdict, caption) for verdict, caption in zip(read_each(videos, captions), captions)]
 
 
-def text_to_video(phenaki: Phenaki, count: int, *, num_frames: int, seed: int, **sampling) -> dict[str, Share]:
-    """Measure 1: prompts of seen combinations; the share with colour, shape, motion and all right."""
-    captions = prompts("seen", count, seed=seed)
-    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(seed)
-    verdicts = []
-    for part in parts(captions):
-        videos = phenaki.generate(part, num_frames=num_frames, generator=generator, **sampling)
-        verdicts += judge_each(videos, part)
-    measured = {f"text to video {name}": share_of([getattr(v, name) for v in verdicts]) for name in Agreement._fields}
-    for verb in ("moves", "turns"):
-        right = [verdict.all for verdict, caption in zip(verdicts, captions) if verb in caption]
-        measured[f"text to video all, {verb}"] = share_of(right)
-    return measured
-
-
-def story(
-    phenaki: Phenaki, count: int, *, num_frames: int, seed: int, verb: str = "turns", **sampling
-) -> dict[str, float]:
-    """Measure 7: three prompts, five shared frames; each scene is judged on its new frames alone.
-
-    Each scene is one window of `num_frames`.
-    """
-    frames_of = (num_frames, num_frames - OVERLAP, num_frames - OVERLAP)
-    told = stories(count, seed=seed, verb=verb)
-    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(seed)
-    videos = []
-    for part in parts(told):
-        whole, _ = phenaki.generate_story(part, num_frames=frames_of, overlap=OVERLAP, generator=generator, **sampling)
-        videos.append(whole.float().cpu())
-    videos = torch.cat(videos)
-    seams = [sum(frames_of[:scene]) for scene in range(1, len(frames_of))]
-    verdicts = []  # per scene, per story
-    for scene, (first, frames) in enumerate(zip((0, *seams), frames_of)):
-        read = judge(videos[:, :, : first + frames], start=first, motion_start=first)
-        verdicts.append([agree(verdict, texts[scene]) for verdict, texts in zip(read, told)])
-    by_story = list(zip(*verdicts))
-    speeds = torch.stack([speed(videos[:, :, a:b]) for a, b in zip((0, *seams), (*seams, None))])
-    name = f"story ({verb})"
-    return {
-        f"{name} scenes with motion right": share_of([v.motion for scene in verdicts for v in scene]),
-        f"{name} motion right in every scene": share_of([all(v.motion for v in story) for story in by_story]),
-        f"{name} object kept": share_of([all(v.colour and v.shape for v in story) for story in by_story]),
-        f"{name} every scene right": share_of([all(v.all for v in story) for story in by_story]),
-        f"{name} seam ratio": seam_ratio(videos, seams).nanmean().item(),
-        f"{name} speed over the drawn one": speeds.nanmean().item(),
-    }
+def judged_shares(verdicts: Sequence[Agreement]) -> dict[str, Share]:
+    """The shares of colour, shape, motion and all of them."""
+    return {name: share_of([getattr(verdict, name) for verdict in verdicts]) for name in Agreement._fields}
 
 
 def table(measured: dict[str, float], line: Callable[[str], None] = print) -> None:
     """Print one measure a line."""
     width = max(map(len, measured)) + 2
     for name, value in measured.items():
-        line(f"{name:<{width}}{value if isinstance(value, Share) else f'{value:8.3f}'}")
+        line(f"{name:<{width}}{value if isinstance(value, Share | Mean) else f'{value:8.3f}'}")

@@ -184,9 +184,17 @@ def write_curves(path: str | Path, csv_path: str | Path) -> None:
 
 
 def write_plots(
-    path: str | Path, panels: dict[str, dict[str, list[tuple[float, float]]]], *, xlabel: str = "", ylabel: str = ""
+    path: str | Path,
+    panels: dict[str, dict[str, list[tuple[float, float]]]],
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    from_zero: bool = False,
 ) -> None:
-    """Writes a png with one panel for each title, and in it one line for each name, through its points (x, y)."""
+    """Writes a png with one panel for each title, and in it one line for each name, through its points (x, y).
+
+    `from_zero`: the y axes begin at 0, for what is to be seen in proportion.
+    """
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for number, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -194,8 +202,30 @@ def write_plots(
             axes.plot(*zip(*points), linewidth=1.2, marker="." if len(points) < 30 else None, label=name)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axes.grid(alpha=0.3)
+        if from_zero:
+            axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend()
+    with _written(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def write_confusion(path: str | Path, tables: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Writes a png with a panel for each title: of each value asked for, in rows, the share that was read as each."""
+    figure = Figure(figsize=(4.5 * len(tables), 4), layout="constrained")
+    for number, (title, counts) in enumerate(tables.items(), start=1):
+        asked = sorted(counts)
+        read = [*asked, *sorted({name for row in counts.values() for name in row} - set(asked))]
+        shares = [[counts[a].get(r, 0) / sum(counts[a].values()) for r in read] for a in asked]
+        axes = figure.add_subplot(1, len(tables), number)
+        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        for row, column in np.ndindex(len(asked), len(read)):
+            if share := shares[row][column]:
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(read)), read, rotation=45, ha="right")
+        axes.set_yticks(range(len(asked)), asked)
+        axes.set(title=f"{title}, %", xlabel="read", ylabel="asked for")
     with _written(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from generate import load_model, read_plan
-from measures import judge_each, parts, share_of
+from measures import BATCH, judge_each, judged_shares
 from media import write_plots
 from moving_shapes import prompts
 from phenaki_pytorch import MaskGit, Phenaki
@@ -114,7 +114,8 @@ def judged(
     device = maskgit.to_logits.weight.device
     generator = torch.Generator(device).manual_seed(args.seed)
     verdicts = []
-    for part in parts(captions):
+    for first in range(0, len(captions), BATCH):
+        part = captions[first : first + BATCH]
         text = tuple(each.to(device) for each in phenaki.text_encoder(part))
         masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
         masked = rearrange(masked, "b t h w -> b (t h w)")
@@ -131,7 +132,7 @@ def judged(
         t, h, w = maskgit.grid
         videos = phenaki.cvivit.decode(rearrange(ids, "b (t h w) -> b t h w", t=t, h=h, w=w))
         verdicts += judge_each(videos.clamp(0, 1), part)
-    right = {name: share_of([getattr(verdict, name) for verdict in verdicts]) for name in verdicts[0]._fields}
+    right = judged_shares(verdicts)
     low, high = right["all"].interval()
     return {**right, "low": low, "high": high}
 
@@ -199,7 +200,7 @@ def main() -> None:
         usual = [row for row in rows if row["guidance"] == args.guidance[0]]
         last = [row for row in rows if row["budget"] == args.steps[-1] and ":" not in row["guidance"]]
         panels = {"forward passes": lines_of(usual, "passes"), "guidance": lines_of(last, "guidance")}
-        write_plots(args.plot, panels, ylabel="all right")
+        write_plots(args.plot, panels, ylabel="all right", from_zero=True)
 
 
 if __name__ == "__main__":

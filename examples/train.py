@@ -54,21 +54,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, set_seed
 
 from arguments import parse_arguments, recipe_of, sampling
+from claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
 from encoded import Captions, Encoded
-from measures import (
-    OVERLAP,
-    SHORTEST_JUDGED,
-    SHORTEST_STORY,
-    judged_reconstruction,
-    reconstruction,
-    story,
-    table,
-    text_to_video,
-)
+from measures import judged_reconstruction, reconstruction, table
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from sources import DataSets, data_sets, held_out, mixture
-from train_maskgit import build_critic, build_maskgit, compile_transformers, train_maskgit
+from train_maskgit import build_critic, build_maskgit, build_phenaki, compile_transformers, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
@@ -100,8 +92,7 @@ def plan(
             for dataset, frames in zip(sets[0], (t, 1))
         )
         prior = copy.deepcopy(maskgit)
-        parts = {"cvivit": copy.deepcopy(cvivit), "maskgit": prior, "critic": build_critic(args, prior)}
-        phenaki = Phenaki(**parts, text_encoder=captions.encoder)
+        phenaki = build_phenaki(copy.deepcopy(cvivit), prior, build_critic(args, prior), captions.encoder)
         if args.compile:
             compile_transformers(phenaki)
         batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
@@ -131,12 +122,16 @@ def measure(args: argparse.Namespace, phenaki: Phenaki, sets: Sequence[DataSets]
     if args.data != "moving_shapes":
         return measured
     measured |= judged_reconstruction(phenaki.cvivit, videos, captions)
-    draw = {"num_frames": args.frames, "seed": args.seed, **sampling(args)}
+    if phenaki.text_encoder is None:
+        return measured
+    draw = {"seed": args.seed, **sampling(args)}
     if args.prompts and args.frames >= SHORTEST_JUDGED:
-        measured |= text_to_video(phenaki, args.prompts, **draw)
+        shares = text_to_video(phenaki, args.prompts, **draw).shares()
+        measured |= {f"text to video {name}": share for name, share in shares.items()}
     if args.stories and args.frames >= SHORTEST_STORY and (OVERLAP - 1) % args.temporal_patch_size == 0:
         for verb in ("turns", "moves"):
-            measured |= story(phenaki, args.stories, verb=verb, **draw)
+            told = story(phenaki, args.stories, verb=verb, **draw)
+            measured |= {f"story ({verb}) {name}": figure for name, figure in told.items()}
     return measured
 
 
@@ -160,14 +155,13 @@ def main() -> None:
     (args.out / "model").mkdir(parents=True, exist_ok=True)
 
     sets = data_sets(args, "tokenizer")
-    encoder = WordVectors() if args.text_encoder == "words" else T5TextEncoder(args.text_encoder)
-    captions = Captions(encoder)
+    own = {"words": WordVectors, "none": lambda: None}
+    captions = Captions(own[args.text_encoder]() if args.text_encoder in own else T5TextEncoder(args.text_encoder))
     if args.stage == "maskgit":
         cvivit = CViViT.from_pretrained(args.out / "model" / "cvivit")
     else:
         cvivit = build_tokenizer(args)
-    width = captions([""])[0].shape[-1]
-    maskgit = build_maskgit(args, cvivit, width)
+    maskgit = build_maskgit(args, cvivit, captions.width)
     networks = perceptual_networks(args, accelerator) if args.stage != "maskgit" else {}
     if steps is None:
         steps = plan(args, accelerator, cvivit, networks, sets, maskgit, captions)
@@ -180,8 +174,7 @@ def main() -> None:
     if args.stage != "maskgit":
         cvivit = train_tokenizer(args, accelerator, cvivit, networks, sets, steps[0])
     if args.stage != "tokenizer":
-        critic = build_critic(args, maskgit)
-        phenaki = Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=encoder, critic=critic)
+        phenaki = build_phenaki(cvivit, maskgit, build_critic(args, maskgit), captions.encoder)
         [captioned] = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets[:1]
         phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from diagnosis import Diagnosis
 from media import write_curves
 from muon import Muon
 from phenaki_pytorch.losses import TokenizerLosses
@@ -173,7 +174,7 @@ def fit(
 
     Every `log_every` steps, `evaluate` measures the average; the curves go to `folder` as CSV and PNG. With
     `resume`, the newest whole checkpoint in `folder` is gone on from; without, those of an earlier run are deleted.
-    An `opponent` is trained along.
+    An `opponent` is trained along. What looks like a failure is said as soon as the curves show it.
     """
     if not resume and accelerator.is_main_process:
         for old in folder.glob("step-*.pt"):
@@ -198,7 +199,7 @@ def fit(
     bar = tqdm(
         loader, desc=name, total=recipe.steps, initial=first, disable=not accelerator.is_main_process, mininterval=5
     )
-    losses = []
+    losses, diagnose = [], Diagnosis(bar.write if accelerator.is_main_process else lambda text: None)
     for step, batch in enumerate(bar, first + 1):
         batch = to_device(batch, accelerator.device)
         losses.append(train_step(accelerator, prepared, optimizers, batch, recipe, step - 1, opponent))
@@ -210,6 +211,7 @@ def fit(
             losses.clear()
             rows.append(row)
             bar.set_postfix({key: f"{value:.3g}" for key, value in row.items() if key not in ("step", "lr")})
+            diagnose(row, step / recipe.steps)
             if accelerator.is_main_process:
                 write_rows(folder / "curves.csv", rows)
         if (step % recipe.checkpoint_every == 0 or step == recipe.steps) and accelerator.is_main_process:

@@ -23,7 +23,7 @@ class WordVectors:
 
     def __call__(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         # A caption without any word still needs one token to look at.
-        words = [re.findall(r"\w+", text.lower()) or [""] for text in texts]
+        words = [words_of(text) or [""] for text in texts]
         longest = max(map(len, words))
         embeddings = torch.zeros(len(texts), longest, self.dim)
         mask = torch.zeros(len(texts), longest, dtype=torch.bool)
@@ -33,6 +33,10 @@ class WordVectors:
                 embeddings[row, place] = vector(word, self.dim) + 0.3 * vector(f"place {place}", self.dim)
                 mask[row, place] = True
         return embeddings, mask
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 @lru_cache(maxsize=100_000)

@@ -1,6 +1,7 @@
 """train.py: killed and resumed it gives the same weights, and half a checkpoint is refused."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from conftest import tiny_maskgit, tiny_phenaki, tiny_token_critic
-from moving_shapes import read_caption
+from generate import load_model
+from moving_shapes import COLOURS, MOTIONS, SHAPES, read_caption
 from phenaki_pytorch import SelfCritic
 from sources import data_sets, held_out, mixture
-from train_maskgit import compile_transformers
+from train_maskgit import compile_transformers, watch_prior
 from train_tokenizer import collate_videos
 from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
 
@@ -74,6 +76,34 @@ def test_killed_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_pa
         assert all(torch.equal(one[name], other[name]) for name in one), stage
     for stage in ("tokenizer", "maskgit"):
         assert (whole / stage / "curves.csv").read_text() == (broken / stage / "curves.csv").read_text()
+    assert set(json.loads((broken / "plan.json").read_text())["words"]) == {
+        *("a", "moves", "turns", *SHAPES, *MOTIONS, *COLOURS)
+    }
+
+
+def test_without_captions_the_model_is_unconditional(tmp_path):
+    finish(start(tmp_path, *TINY, "--text-encoder", "none", "--critic", "self", "--image-weight", "0", "0"))
+    phenaki = load_model(tmp_path / "model")
+    assert phenaki.text_encoder is None and phenaki.maskgit.dim_context is None
+    assert isinstance(phenaki.critic, SelfCritic)
+    given = torch.rand(1, 3, 3, 16, 16)
+    assert phenaki.generate(num_frames=2, prime_frames=given, overlap=3, steps=2).shape == (1, 3, 2, 16, 16)
+    assert "blank_loss" not in (tmp_path / "maskgit" / "curves.csv").read_text()
+    assert "words" not in json.loads((tmp_path / "plan.json").read_text())
+    assert (tmp_path / "maskgit" / "samples.gif").is_file() and not (tmp_path / "story.gif").exists()
+
+
+def test_what_is_watched_with_all_masked_is_the_text_and_nothing_else():
+    maskgit, size = tiny_maskgit(), (8, 6, 2, 2)
+    torch.manual_seed(1)
+    batch = {"video_ids": torch.randint(0, 32, size), "text_embeds": torch.randn(8, 4, 12)}
+    batch["text_mask"] = torch.ones(8, 4, dtype=torch.bool)
+    one = watch_prior(nn.ModuleList([maskgit]), batch)
+    other = watch_prior(nn.ModuleList([maskgit]), batch | {"text_embeds": torch.randn(8, 4, 12)})
+    assert one["blank_loss"] != other["blank_loss"] and one["blank_loss_no_text"] == other["blank_loss_no_text"]
+    logits = maskgit.logits(batch["video_ids"], torch.ones(size, dtype=torch.bool), batch["text_embeds"])
+    by_hand = nn.functional.cross_entropy(logits.flatten(0, 3), batch["video_ids"].flatten())
+    assert one["blank_loss"] == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_half_a_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, capsys):

@@ -1,0 +1,59 @@
+"""Warnings of train.py: said once where a curve shows the trouble, never over a training that went well."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from diagnosis import Diagnosis
+
+RESULTS = Path(__file__).parent.parent / "examples" / "results"
+TOKENIZER = {"step": 500, "loss": 0.01, "entropy": 2.2}
+PRIOR = {"step": 500, "loss": 1.0, "blank_loss": 1.5, "blank_loss_no_text": 1.7}
+
+
+def said(*rows, done=0.5):
+    texts = []
+    diagnose = Diagnosis(texts.append)
+    for row in rows:
+        diagnose(row, done)
+    return texts
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        (TOKENIZER | {"loss": math.nan}, "not a finite number"),
+        (TOKENIZER | {"loss": math.inf}, "not a finite number"),
+        (TOKENIZER | {"entropy": 0.6}, "codebook collapse"),
+        (PRIOR | {"blank_loss": 1.69}, "the text is ignored"),
+        (PRIOR | {"blank_loss": 1.75}, "the text is ignored"),
+    ],
+)
+def test_each_trouble_is_said_once_with_its_step(row, words):
+    [text] = said(row, row | {"step": 700})
+    assert words in text and "step 500" in text
+
+
+@pytest.mark.parametrize("row", [TOKENIZER, PRIOR])
+def test_a_row_without_trouble_says_nothing(row):
+    assert said(row) == []
+
+
+def test_early_on_only_a_broken_loss_is_said():
+    early = (TOKENIZER | {"entropy": 0.0}, PRIOR | {"blank_loss": 1.7})
+    assert said(*early, done=0.19) == []
+    assert len(said(*early, done=0.2)) == 2
+    assert len(said(PRIOR | {"loss": math.nan}, done=0.01)) == 1
+
+
+@pytest.mark.parametrize("name", ["cvivit32", "vit32", "mixed", "loss_terms_pixels", "loss_terms_full"])
+def test_trainings_that_went_well_say_nothing(name):
+    with (RESULTS / f"{name}.csv").open() as file:
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    texts = []
+    diagnose = Diagnosis(texts.append)
+    for row in rows:
+        diagnose(row, row["step"] / rows[-1]["step"])
+    assert len(rows) > 10 and all("entropy" in row for row in rows) and texts == []
