@@ -17,6 +17,7 @@ allocator on CUDA. Under bfloat16 the weights are cast again in every training s
 import argparse
 import csv
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,10 @@ def line(row: dict) -> str:
 
 
 def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Seconds and memory against the length of a video, seconds against the ids of a window and the batch."""
+    """Seconds and memory against the length of a video, seconds against the ids of a window and the batch.
+
+    Prints the windows of the longest video, from the second on.
+    """
     panels = {}
     common = {"precision": "float32", "mode": "eager", "repeat": args.repeat, "device": args.device, "size": "small"}
     for title, name, key, values in (
@@ -83,7 +87,11 @@ def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, floa
         panels[title] = {"seconds": [(row["x"], row["seconds"]) for row in rows]}
         if key == "windows" and rows:
             panels["a video, MiB against windows"] = {"MiB": [(row["x"], row["MiB"]) for row in rows]}
-            panels["the longest, seconds of each window"] = {"seconds": list(enumerate(rows[-1]["each window"], 1))}
+            each = rows[-1]["each window"]
+            panels["the longest, seconds of each window"] = {"seconds": list(enumerate(each, 1))}
+            middle = statistics.median(each[1:])
+            off = [f"{value / middle - 1:+.0%}" for value in (min(each[1:]), max(each[1:]))]
+            print(f"windows 2 to {len(each)}: median {middle:.3g} s, {' to '.join(off)}")
     return panels
 
 
@@ -101,6 +109,7 @@ def main() -> None:
         help="plain: benchmark_plain.py",
     )
     add("--windows", type=int, nargs="+", default=[1, 4, 16], help="of the long generation")
+    add("--batch", type=int, default=1)
     add("--repeat", type=int, default=5)
     add("--device", default="cpu", help="cpu or cuda")
     add("--csv", type=Path, help="where to write the table as well")
@@ -108,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     if args.cost:
-        write_plots(args.cost, cost(args))
+        write_plots(args.cost, cost(args), from_zero=True)
         return
     rows = []
     for size in args.sizes:
@@ -120,7 +129,8 @@ def main() -> None:
                     beside = "plain" in args.modes and mode != "plain" and name != "long generate"
                     for windows in args.windows if name == "long generate" else (1,):
                         case = {"size": size, "pass": name, "precision": precision, "mode": mode, "windows": windows}
-                        case |= {"repeat": args.repeat, "device": args.device, "beside_plain": beside}
+                        case |= {"batch": args.batch, "repeat": args.repeat, "device": args.device}
+                        case |= {"beside_plain": beside}
                         row = measured(case)
                         if row is not None:
                             if name == "long generate":

@@ -52,6 +52,13 @@ SIZES = {
         {"dim": 512, "depth": 6},
         768,
     ),
+    # A MaskGit of a tenth of a billion parameters.
+    "tenth": Size(
+        PAPERS,
+        11,
+        {"dim": 768, "depth": 10, "heads": 12},
+        768,
+    ),
     # The paper's.
     "paper": Size(
         PAPERS,
