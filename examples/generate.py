@@ -1,6 +1,7 @@
 """Text to video with a trained model: one prompt makes a clip, several make a story.
 
-    python examples/generate.py "a red circle moves left" --model runs/phenaki/model --out circle
+    python examples/generate.py
+    python examples/generate.py "a red circle moves left" --out circle
     python examples/generate.py "a red circle moves left" "a red circle turns up" --out story
     python examples/generate.py "a red circle moves left" --image picture.png --out moved
     python examples/generate.py "a red circle turns up" --video clip.mp4 --out longer
@@ -9,7 +10,9 @@ Writes OUT.mp4, OUT.gif and OUT.png, a sheet of the frames with the prompts abov
 result begins with what was given (the picture, or the file's last frames) and goes on with the new frames. With
 --count above 1 there is one OUT-1.mp4 and OUT-1.gif for each sample, and one sheet of all.
 
-What the model was trained with (plan.json beside the model's folder, if it is there) gives the defaults.
+Without a --model it is the one that comes with the repository, which knows moving shapes, and without prompts a story
+of three of its scenes. What the model was trained with (plan.json beside the model's folder, if it is there) gives the
+defaults.
 
 b = batch, the samples · c = channels · f = frames · h, w = pixels
 """
@@ -33,6 +36,9 @@ from video_folder import read_image, read_video
 from video_reader import read_timeline
 from word_vectors import WordVectors, words_of
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "model"
+STORY = ("a red circle moves right", "a red circle turns down", "a red circle turns left")
+
 Scene = tuple[str, Tensor]  # the prompt, or "given", and frames (b, c, f, h, w)
 
 
@@ -40,7 +46,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("prompts", nargs="*", help="one for each scene; none for an unconditional model")
-    add("--model", type=Path, default=Path("runs/phenaki/model"), help="the folder that train.py wrote")
+    add("--model", type=Path, default=PRETRAINED, help="the folder that train.py wrote")
     add("--out", type=Path, default=Path("video"), help="where to write: OUT.mp4, OUT.gif, OUT.png")
     add("--count", type=int, default=1, help="samples to draw")
     add("--seed", type=int, default=0)
@@ -65,6 +71,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("count", "overlap", "scale", "fps"):
         if getattr(args, name) is not None and getattr(args, name) <= 0:
             parser.error(f"--{name} must be above 0, got {getattr(args, name)}")
+    if args.model == PRETRAINED and not (args.prompts or args.image or args.video):
+        args.prompts = list(STORY)
     if args.out.suffix in (".mp4", ".gif", ".png"):
         args.out = args.out.with_suffix("")
     return args

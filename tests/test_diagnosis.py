@@ -5,8 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
 
 from diagnosis import Diagnosis
+from training_loop import Recipe, fit
 
 RESULTS = Path(__file__).parent.parent / "examples" / "results"
 TOKENIZER = {"step": 500, "loss": 0.01, "entropy": 2.2}
@@ -57,3 +61,21 @@ def test_trainings_that_went_well_say_nothing(name):
     for row in rows:
         diagnose(row, row["step"] / rows[-1]["step"])
     assert len(rows) > 10 and all("entropy" in row for row in rows) and texts == []
+
+
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return (self.weight * x).square().mean()
+
+
+@pytest.mark.parametrize("entropy, times", [(0.1, 1), (2.0, 0)])
+def test_a_training_says_it_while_it_runs(tmp_path, capsys, entropy, times):
+    recipe = Recipe(steps=4, lr=0.1, seed=0, log_every=1)
+    batches = [{"x": torch.ones(2, 3)}] * 4
+    watch = {"evaluate": lambda model: {"entropy": entropy}, "resume": False}
+    fit("tokenizer", Accelerator(cpu=True), (model := Loss()), model, batches, recipe, tmp_path, **watch)
+    assert capsys.readouterr().out.count("warning, step 1: codebook collapse") == times

@@ -194,3 +194,13 @@ def test_errors_are_one_line(run, model, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         run("a", "--count", 0)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_words_that_the_captions_had_none_of_are_named(model, run, tmp_path, capsys):
+    run("a Red dog moves left", "--frames", 1)
+    assert capsys.readouterr().err.count("never read") == 0  # the plan of this model does not say what it read
+    shutil.copytree(model, tmp_path / "run" / "model")
+    plan = json.loads((model.parent / "plan.json").read_text())
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan | {"words": ["a", "left", "moves", "red"]}))
+    run("a Red dog moves left", "--frames", 1, model=tmp_path / "run" / "model")
+    assert "never read dog; it knows: a, left, moves, red" in capsys.readouterr().err

@@ -1,0 +1,149 @@
+"""Measure every claim again: ten measures of a model of moving shapes, as a table, results.json and plots.
+
+    python examples/evaluate.py                                   # the trained model that comes with the repository
+    python examples/evaluate.py --quick                           # with a tenth of the prompts
+    python examples/evaluate.py --model runs/phenaki/model --out runs/phenaki/evaluation --only 1 7
+
+Two measures need models that were trained beside it: 3 one without images, 6 one without texts. They are looked for at
+without_images/model and prediction/model beside the model's folder, and left out where they are not there. The same
+--seed gives the same figures on the same machine. Leaves results.json, curves.png and confusion.png in --out.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from claims import Judged, Measured, animation, length, prediction, story, text_to_image, text_to_video, variety
+from generate import PRETRAINED, load_model, planned_sampling, read_plan
+from measures import Mean, Share, judge_each, judged_reconstruction, judged_shares, reconstruction, table
+from media import write_confusion, write_plots
+from moving_shapes import MovingShapes
+
+MEASURES = range(11)  # 0 is the tokenizer
+STEPS = (1, 2, 4, 8, 12, 24, 48)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--model", type=Path, default=PRETRAINED, help="the folder that train.py wrote")
+    add("--out", type=Path, default=Path("runs/evaluation"))
+    add("--quick", action="store_true", help="a tenth of the prompts, fewer settings")
+    add("--only", type=int, nargs="+", choices=MEASURES, default=MEASURES, help="measures; 0 is the tokenizer")
+    add("--seed", type=int, default=0)
+    add("--prompts", type=int, default=500, help="of measures 1 to 4, and clips of 0")
+    add("--others", type=int, default=200, help="prompts of measures 5 to 8, and of each setting of 10")
+    add("--samples", type=int, default=64, help="of measure 9")
+    args = parser.parse_args(argv)
+    args.steps, args.guidance = STEPS, GUIDANCE
+    if args.quick:
+        args.prompts, args.others = args.prompts // 10, args.others // 10
+        args.steps, args.guidance = STEPS[::2], GUIDANCE[::2]
+    if min(args.prompts, args.others) < 1 or args.samples < 3:
+        parser.error("expected prompts of all measures, and at least 3 samples")
+    return args
+
+
+def settings_of(model: Path, seed: int) -> dict:
+    """How a model is asked: as its training says, with this seed."""
+    return {"seed": seed, **planned_sampling(read_plan(model))}
+
+
+def beside(model: Path, name: str) -> Path | None:
+    """The model that was trained beside this one under a name, if there is one."""
+    other = model.resolve().parent / name / "model"
+    return other if other.is_dir() else None
+
+
+def sections(args: argparse.Namespace, seen: list[Judged]) -> Iterator[tuple[str, Measured]]:
+    """Each measure's title and figures; what measure 1 judged is left in `seen`."""
+    phenaki, settings = load_model(args.model), settings_of(args.model, args.seed)
+    if 0 in args.only:
+        size = phenaki.cvivit.image_size[0]
+        world = MovingShapes("tokenizer", size=size, num_frames=phenaki.window, seed=args.seed + 1)
+        videos, captions = world.told(args.prompts)
+        yield "0 drawn clips", judged_shares(judge_each(videos, captions))
+        videos = videos.to(phenaki.maskgit.to_logits.weight.device)
+        rebuilt = reconstruction(phenaki.cvivit, videos)
+        yield "0 reconstructions", rebuilt | judged_reconstruction(phenaki.cvivit, videos, captions)
+    if 1 in args.only:
+        seen.append(text_to_video(phenaki, args.prompts, **settings))
+        yield "1 text to video", seen[0].shares()
+        yield "1 text to video, captions shuffled", seen[0].shuffled(args.seed).shares()
+    if 2 in args.only:
+        for split, title in (("held_out", "held-out pairs"), ("unseen", "unseen pair")):
+            yield f"2 {title}", text_to_video(phenaki, args.prompts, split=split, **settings).shares()
+    if 3 in args.only:
+        white = {"split": "image_only", **settings}
+        yield "3 white objects", text_to_video(phenaki, args.prompts, **white).shares()
+        if other := beside(args.model, "without_images"):
+            white |= settings_of(other, args.seed)
+            shares = text_to_video(load_model(other), args.prompts, **white).shares()
+            yield "3 white objects, trained without images", shares
+    if 4 in args.only:
+        yield "4 text to image", text_to_image(phenaki, args.prompts, **settings).shares()
+    if 5 in args.only:
+        yield "5 animation", animation(phenaki, args.others, **settings)
+    if 6 in args.only and (other := beside(args.model, "prediction")):
+        yield "6 prediction", prediction(load_model(other), args.others, **settings_of(other, args.seed))
+    if 7 in args.only:
+        for verb in ("turns", "moves"):
+            yield f"7 story, {verb}", story(phenaki, args.others, verb=verb, **settings)
+    if 8 in args.only:
+        yield "8 ten windows", length(phenaki, args.others, **settings)
+    if 9 in args.only:
+        yield "9 variety", variety(phenaki, args.samples, **settings)
+    if 10 in args.only:
+        for name, values in (("steps", args.steps), ("cond_scale", args.guidance)):
+            shares = {}
+            for value in values:
+                judged = text_to_video(phenaki, args.others, **settings | {name: value})
+                shares[f"{value:g}"] = judged.shares()["all"]
+            yield f"10 {name}", shares
+
+
+def plain(value: object) -> object:
+    """What json can say: a share or a mean with its interval and number of trials."""
+    if isinstance(value, Share | Mean):
+        kind, (low, high) = type(value).__name__.lower(), value.interval()
+        return {"kind": kind, "value": float(value), "low": low, "high": high, "of": value.trials}
+    return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def write(args: argparse.Namespace, measured: dict[str, Measured], seen: list[Judged], seconds: float) -> None:
+    """Write results.json and the plots of what was measured."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    asked = {name: getattr(args, name) for name in ("seed", "prompts", "others", "samples")}
+    results = {"asked": asked, "minutes": seconds / 60, "measures": plain(measured)}
+    if seen:
+        results["confusion"] = seen[0].confusion()
+        write_confusion(args.out / "confusion.png", results["confusion"])
+    lines = {"steps": "10 steps", "guidance": "10 cond_scale", "window": "8 ten windows"}
+    panels = {
+        title: {"all right": [(float(name.removeprefix("window ")), share) for name, share in measured[key].items()]}
+        for title, key in lines.items()
+        if key in measured
+    }
+    if panels:
+        write_plots(args.out / "curves.png", panels, ylabel="all right", from_zero=True)
+    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, began = parse_arguments(argv), time.perf_counter()
+    measured, seen = {}, []
+    try:
+        for title, figures in sections(args, seen):
+            measured[title] = figures
+            print(f"\n{title}")
+            table(figures, lambda line: print(f"    {line}", flush=True))
+    except ValueError as error:
+        raise SystemExit(f"evaluate.py: {error}") from error
+    write(args, measured, seen, time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()

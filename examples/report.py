@@ -1,0 +1,96 @@
+"""Write the figures of evaluate.py into Markdown, so that none is copied by hand.
+
+    python examples/report.py examples/pretrained/results.json README.md examples/pretrained/README.md
+
+What stands between `<!-- claims -->` and `<!-- /claims -->` becomes the table of the claims, what stands between
+`<!-- measures -->` and `<!-- /measures -->` the table of all figures. The rest of a file stays as it is.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+CLAIMS = {
+    'text to video, "moves": all right': "1 text to video / all, moves",
+    'text to video, "turns": all right': "1 text to video / all, turns",
+    "pairs of colour and shape that no captioned video shows": "2 held-out pairs / all",
+    "a pair that no caption names": "2 unseen pair / all",
+    "a colour that only images show, moving": "3 white objects / all",
+    "the same, by a model trained without images": "3 white objects, trained without images / all",
+    "text to image": "4 text to image / all",
+    "an image set in motion: motion right": "5 animation / motion",
+    "an image set in motion: object kept": "5 animation / object kept",
+    "prediction from 5 frames: error, pixels": "6 prediction / error",
+    "the same, standing still": "6 prediction / error, standing still",
+    "the same, constant velocity": "6 prediction / error, constant velocity",
+    'a story of three prompts, "turns": every scene right': "7 story, turns / every scene right",
+    'a story of three prompts, "moves": every scene right': "7 story, moves / every scene right",
+    "change across its seams over that within its scenes": "7 story, turns / seam ratio",
+    "speed over the drawn one": "7 story, turns / speed over the drawn one",
+    "the first of ten windows of one prompt": "8 ten windows / window 1",
+    "the tenth": "8 ten windows / window 10",
+    "spread of 64 starts of one prompt over that of the data": "9 variety / spread over the data's",
+}
+
+
+def figure(value: dict | float) -> str:
+    """A share in percent, another figure as it is; with its 95 % interval, where it has one."""
+    if not isinstance(value, dict):
+        return f"{value:.3g}"
+    low, high = value["low"], value["high"]
+    if value["kind"] == "share":
+        return f"{100 * value['value']:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{value['value']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def claims(results: dict) -> str:
+    """The table of what is claimed; what was not measured is left out."""
+    rows = ["| claim | measured | of |", "|---|---|---|"]
+    for claim, place in CLAIMS.items():
+        measure, _, name = place.partition(" / ")
+        if value := results["measures"].get(measure, {}).get(name):
+            rows.append(f"| {claim} | {figure(value)} | {value['of']} |")
+    return "\n".join(rows)
+
+
+def measures(results: dict) -> str:
+    """The table of every figure."""
+    rows = ["| measure | figure | value | of |", "|---|---|---|---|"]
+    for measure, figures in results["measures"].items():
+        for name, value in figures.items():
+            rows.append(f"| {measure} | {name} | {figure(value)} | {value['of'] if isinstance(value, dict) else ''} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[dict], str]] = {"claims": claims, "measures": measures}
+
+
+def filled(text: str, results: dict) -> str:
+    """The text with its tables as the results have them. ValueError where it has no place for one."""
+    places = [name for name in TABLES if f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text]
+    if not places:
+        raise ValueError(f"expected a place for one of {', '.join(TABLES)}: <!-- claims --> ... <!-- /claims -->")
+    for name in places:
+        table = f"<!-- {name} -->\n\n{TABLES[name](results)}\n\n<!-- /{name} -->"
+        text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, table=table: table, text, flags=re.DOTALL)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="results.json of evaluate.py")
+    parser.add_argument("files", type=Path, nargs="+", help="Markdown to write the tables into")
+    args = parser.parse_args(argv)
+    results = json.loads(args.results.read_text())
+    for path in args.files:
+        try:
+            text = filled(path.read_text(encoding="utf-8"), results)
+        except ValueError as error:
+            raise SystemExit(f"report.py: {path}: {error}") from error
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""evaluate.py on tiny models that have learned nothing: every measure, twice the same, and what is missing left out."""
+
+import json
+
+import pytest
+
+import evaluate
+import report
+from test_generate import SAMPLING, tiny
+
+SMALL = ("--prompts", "2", "--others", "2", "--samples", "3")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """What train.py leaves of three trainings."""
+    out = tmp_path_factory.mktemp("run")
+    for folder, dim_context in (("", 64), ("without_images", 64), ("prediction", None)):
+        tiny(dim_context).save_pretrained(out / folder / "model")
+        (out / folder / "plan.json").write_text(json.dumps({"arguments": {"sampling_steps": 1, **SAMPLING}}))
+    return out
+
+
+def evaluated(model, out, *words):
+    evaluate.main(["--model", str(model), "--out", str(out), *SMALL, *words])
+    return json.loads((out / "results.json").read_text())
+
+
+def test_every_measure_is_there_and_comes_out_the_same_again(run, tmp_path, capsys):
+    first = evaluated(run / "model", tmp_path / "first")
+    titles = list(first["measures"])
+    assert [title.split()[0] for title in titles] == [*"0011223345677", "8", "9", "10", "10"]
+    printed = capsys.readouterr().out
+    assert all(f"\n{title}\n" in printed for title in titles)
+    assert first["measures"]["1 text to video"]["all"]["of"] == 2
+    assert list(first["measures"]["10 steps"]) == ["1", "2", "4", "8", "12", "24", "48"]
+    assert len(first["measures"]["8 ten windows"]) == 10
+    assert set(first["confusion"]) == {"colour", "shape", "motion"}
+    for place in report.CLAIMS.values():
+        measure, _, name = place.partition(" / ")
+        assert first["measures"][measure][name]["kind"] in ("share", "mean"), place
+    for name in ("curves.png", "confusion.png"):
+        assert (tmp_path / "first" / name).stat().st_size > 5000
+    again = evaluated(run / "model", tmp_path / "again", "--only", "1", "6", "9")
+    assert again["measures"] == {title: first["measures"][title] for title in again["measures"]}
+    assert list(again["measures"]) == [title for title in titles if title[0] in "69" or title.startswith("1 ")]
+
+
+def test_what_needs_another_model_is_left_out_where_there_is_none(tmp_path):
+    tiny().save_pretrained(tmp_path / "model")
+    measures = evaluated(tmp_path / "model", tmp_path / "out", "--only", "3", "6")["measures"]
+    assert list(measures) == ["3 white objects"]
+    assert not (tmp_path / "out" / "curves.png").exists()
+
+
+def test_quick_asks_a_tenth(run, tmp_path):
+    quick = evaluated(run / "model", tmp_path, "--quick", "--prompts", "20", "--others", "20", "--only", "1", "10")
+    assert quick["measures"]["1 text to video"]["all"]["of"] == 2
+    assert list(quick["measures"]["10 steps"]) == ["1", "4", "12", "48"]
+    assert list(quick["measures"]["10 cond_scale"]) == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--samples", "2"), "at least 3 samples"),
+        (("--quick", "--prompts", "9"), "expected prompts"),
+        (("--only", "11"), "invalid choice"),
+    ],
+)
+def test_bad_arguments_are_refused(run, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        evaluated(run / "model", tmp_path, *words)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"evaluate.py: no model in .*nowhere"):
+        evaluated(tmp_path / "nowhere", tmp_path / "out")

@@ -1,0 +1,38 @@
+"""The trained model that comes along: what it draws is judged."""
+
+from pathlib import Path
+
+from einops import reduce
+
+import generate
+from moving_shapes_judge import agree, judge
+from video_folder import read_video
+
+ROOT = Path(__file__).parent.parent
+PRETRAINED = ROOT / "examples" / "pretrained"
+
+
+def test_the_first_command_tells_its_story(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generate.main([])
+    assert {path.name for path in tmp_path.iterdir()} == {"video.mp4", "video.gif", "video.png"}
+    video, _ = read_video(tmp_path / "video.mp4")
+    frames = reduce(video, "c f (h sh) (w sw) -> 1 c f h w", "mean", sh=2, sw=2)
+    assert frames.shape == (1, 3, 17, 64, 64)
+    for first, last, prompt in zip((0, 9, 13), (9, 13, 17), generate.STORY):
+        [verdict] = judge(frames[:, :, :last], start=first)
+        assert agree(verdict, prompt).all, (prompt, verdict)
+
+
+def test_words_it_never_read_are_named_with_those_it_knows(tmp_path, capsys):
+    asked = ["a red dog moves left", "--frames", "1", "--steps", "1", "--out", str(tmp_path / "out")]
+    generate.main(asked)
+    said = capsys.readouterr().err
+    assert "never read dog;" in said and all(word in said for word in ("circle", "purple", "turns", "up"))
+    generate.main(["a red circle moves left", *asked[1:]])
+    assert "never read" not in capsys.readouterr().err
+
+
+def test_the_files_are_small():
+    sizes = [path.stat().st_size for path in PRETRAINED.rglob("*") if path.is_file()]
+    assert max(sizes) <= 12e6 and sum(sizes) <= 25e6

@@ -1,0 +1,47 @@
+"""report.py: the tables hold the figures of results.json, each in its place, and nothing else changes."""
+
+import json
+
+import pytest
+
+import evaluate
+import report
+from measures import Mean, Share
+
+RESULTS = {
+    "measures": {
+        "1 text to video": {"all, moves": Share(342, 350), "all, turns": Share(140, 150)},
+        "6 prediction": {"error": Mean([0.4, 0.6, 0.5])},
+        "0 reconstructions": {"psnr_first": 34.567},
+    }
+}
+TEXT = "before\n<!-- claims -->old\nfigures<!-- /claims -->\nbetween <!-- measures --><!-- /measures -->\nafter\n"
+
+
+@pytest.fixture
+def results():
+    return json.loads(json.dumps(evaluate.plain(RESULTS)))
+
+
+def test_each_figure_stands_in_its_row(results):
+    text = report.filled(TEXT, results)
+    assert '| text to video, "moves": all right | 97.7 % [96, 99] | 350 |' in text
+    assert "| prediction from 5 frames: error, pixels | 0.50 [0.39, 0.61] | 3 |" in text
+    assert "| 0 reconstructions | psnr_first | 34.6 |  |" in text
+    assert "standing still" not in text  # was not measured
+    assert "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n") and "\nbetween " in text
+
+
+def test_what_is_written_twice_is_written_the_same(results):
+    once = report.filled(TEXT, results)
+    assert report.filled(once, results) == once
+    results["measures"]["6 prediction"]["error"]["value"] = 0.7
+    assert report.filled(once, results) != once
+
+
+def test_a_file_without_a_place_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text('{"measures": {}}')
+    (tmp_path / "card.md").write_text("nothing")
+    with pytest.raises(SystemExit, match=r"card\.md: expected a place"):
+        report.main([str(tmp_path / "results.json"), str(tmp_path / "card.md")])
+    assert (tmp_path / "card.md").read_text() == "nothing"

@@ -1,0 +1,45 @@
+"""share.py: half the bytes, the same model to within half precision, and what goes with it."""
+
+import json
+
+import pytest
+import torch
+
+import share
+from generate import load_model, read_plan
+from test_generate import tiny
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = tmp_path / "run"
+    tiny().save_pretrained(run / "model")
+    (run / "plan.json").write_text(json.dumps({"arguments": {"sampling_steps": 3}, "words": ["a"]}))
+    (run / "maskgit").mkdir()
+    (run / "maskgit" / "curves.csv").write_text("step,loss\n1,2\n")
+    return run
+
+
+def test_weights_take_half_the_room_and_come_back_in_float32(run, tmp_path, capsys):
+    share.main([str(run), str(tmp_path / "small")])
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (run, tmp_path / "small")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert capsys.readouterr().out.count("wrote") == 2
+    one, other = load_model(run / "model"), load_model(tmp_path / "small" / "model")
+    for weight, rounded in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert weight.dtype == rounded.dtype
+        torch.testing.assert_close(rounded, weight, rtol=1e-3, atol=1e-6)
+    ids = torch.randint(64, (1, 5, 4, 4))
+    torch.testing.assert_close(other.cvivit.decode(ids), one.cvivit.decode(ids), rtol=0, atol=0.02)
+
+
+def test_plan_and_curves_go_along(run, tmp_path):
+    share.main([str(run), str(tmp_path / "small")])
+    assert read_plan(tmp_path / "small" / "model") == {"sampling_steps": 3}
+    assert (tmp_path / "small" / "maskgit_curves.csv").read_text() == "step,loss\n1,2\n"
+    assert not list((tmp_path / "small").glob("tokenizer_*"))
+
+
+def test_no_model_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match=r"share\.py: no model in .*empty"):
+        share.main([str(tmp_path / "empty"), str(tmp_path / "small")])
