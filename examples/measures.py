@@ -29,7 +29,7 @@ class Share(float):
         z, n = 1.96, self.trials
         middle = (self + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(self * (1 - self) / n + z * z / (4 * n * n))
-        return middle - half, middle + half
+        return max(0.0, middle - half), min(1.0, middle + half)  # rounding may leave either end
 
     def __str__(self) -> str:
         low, high = self.interval()

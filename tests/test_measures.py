@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from measures import edge_energy, flicker, judged_reconstruction, reconstruction
+from measures import edge_energy, flicker, judged_reconstruction, reconstruction, share_of
 from moving_shapes import MovingShapes
 
 
@@ -71,6 +71,14 @@ def test_each_fault_is_seen(change, wrong):
     measured = judged_reconstruction(Copies(change), *clips())
     assert measured[f"reconstructed {wrong}"] < 0.9
     assert measured["reconstructed all"] <= measured[f"reconstructed {wrong}"]
+
+
+@pytest.mark.parametrize("trials", [13, 32, 40, 500])
+def test_intervals_of_shares_lie_between_nothing_and_all(trials):
+    none, half, every = (share_of([row < right for row in range(trials)]) for right in (0, trials / 2, trials))
+    assert none.interval()[0] == pytest.approx(0, abs=1e-12) and 0 < none.interval()[1] < 1
+    assert every.interval()[1] == pytest.approx(1, abs=1e-12) and 0 < every.interval()[0] < 1
+    assert str(none).split()[1] == "[0.0%," and none.interval()[0] < half < every.interval()[1]
 
 
 def test_soft_edges_have_less_energy_and_a_moving_error_flickers():
