@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from generate import planned_sampling
 from phenaki_pytorch.sampling import SCHEDULES
 from training_loop import Recipe
 
@@ -101,8 +102,7 @@ def recipe_of(args: argparse.Namespace, stage: int, steps: int) -> Recipe:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    names = ("cond_scale", "temperature", "token_temperature", "critic_scale")
-    return {"steps": args.sampling_steps, **{name: getattr(args, name) for name in names}}
+    return planned_sampling(vars(args))
 
 
 def scale_of(args: argparse.Namespace) -> int:

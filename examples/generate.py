@@ -92,10 +92,15 @@ def load_model(folder: Path) -> Phenaki:
     return phenaki.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def read_note(folder: Path) -> dict:
+    """The plan.json that train.py left beside the model; empty where it is not there."""
+    plan = folder.resolve().parent / "plan.json"
+    return json.loads(plan.read_text()) if plan.is_file() else {}
+
+
 def read_plan(folder: Path) -> dict:
     """The arguments of train.py, which it left beside the model; empty where they are not there."""
-    plan = folder.resolve().parent / "plan.json"
-    return json.loads(plan.read_text())["arguments"] if plan.is_file() else {}
+    return read_note(folder).get("arguments", {})
 
 
 def planned_sampling(plan: dict) -> dict:
@@ -111,8 +116,7 @@ def planned_sampling(plan: dict) -> dict:
 
 def unknown_words(folder: Path, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of the prompts that train.py's captions had none of, and those they had, where it says so."""
-    plan = folder.resolve().parent / "plan.json"
-    known = json.loads(plan.read_text()).get("words") if plan.is_file() else None
+    known = read_note(folder).get("words")
     if known is None:
         return [], []
     return sorted({word for prompt in prompts for word in words_of(prompt)} - set(known)), known

@@ -151,12 +151,7 @@ def show_samples(args: argparse.Namespace, phenaki: Phenaki, captions: list[str]
         return
     step = args.temporal_patch_size
     overlap = 1 + (args.frames - 1) // step // 2 * step
-    whole, scenes = phenaki.generate_story(
-        told,
-        num_frames=[args.frames, *[args.frames - overlap] * (len(told) - 1)],
-        overlap=overlap,
-        generator=generator,
-        **sampling(args),
-    )
+    asked |= {"num_frames": [args.frames, *[args.frames - overlap] * (len(told) - 1)], "overlap": overlap}
+    whole, scenes = phenaki.generate_story(told, **asked)
     write_gif(args.out / "story.gif", whole[0].float().cpu(), fps(args), scale_of(args))
     write_sheet(args.out / "story.png", [(text, scene[0].float().cpu()) for text, scene in zip(told, scenes)], **sheet)
