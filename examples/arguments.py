@@ -77,6 +77,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     sampling("--temperature", type=float, default=4.0)
     sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
     sampling("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
+    sampling("--guided-until", type=float, default=1.0, help="share of the steps, the first ones, that are guided")
+    sampling("--critic-from", type=float, default=0.0, help="share of the steps after which the critic decides")
     sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()

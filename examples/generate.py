@@ -60,6 +60,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     sampling("--steps", type=int, help="passes of parallel decoding")
     sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
     sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
+    sampling("--guided-until", type=float, help="share of the steps, the first ones, that are guided")
+    sampling("--critic-from", type=float, help="share of the steps after which the critic decides; before, confidence")
     sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
     softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
     sampling("--token-temperature", type=float, **softmax)
@@ -111,6 +113,8 @@ def planned_sampling(plan: dict) -> dict:
         "temperature": plan.get("temperature", 4.0),
         "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
         "critic_scale": plan.get("critic_scale", 1.0),
+        "guided_until": plan.get("guided_until", 1.0),
+        "critic_from": plan.get("critic_from", 0.0),
     }
 
 
@@ -190,11 +194,7 @@ def draw_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None
             batch_size=args.count,
             prime_frames=None if known is None else known.to(generator.device),
             overlap=args.overlap,
-            steps=args.steps,
-            cond_scale=args.cond_scale,
-            temperature=args.temperature,
-            token_temperature=args.token_temperature,
-            critic_scale=args.critic_scale,
+            **{name: getattr(args, name) for name in planned_sampling({})},
             generator=generator,
             progress=partial(tqdm, desc=f"scene {number} of {len(prompts)}"),
         )

@@ -1,22 +1,25 @@
 """What decides which ids are drawn again, and how often: quality against forward passes, over models of moving shapes.
 
     python examples/sampling_study.py runs/plain/model runs/token/model runs/self/model --plot study.png --csv study.csv
-    python examples/sampling_study.py runs/plain/model --steps 8 24 --guidance 2 1 4 1:3 --orders confidence halton
+    python examples/sampling_study.py runs/plain/model --steps 8 24 --guidance 2 1 4 1:3 --ways confidence halton
+    python examples/sampling_study.py --ways critic critic,guided_until=0.5,critic_from=0.5,temperature=8
 
-Each model is judged by prompts of seen combinations, at equal forward passes: those of all the steps of MaskGit, two
-each where it is guided, and of the critic, which is asked after each step but the last. Of the passes that so many
-steps take without a critic, the budget, one gets as many steps as fit. A model with a critic is judged by its
-confidence, too.
+Each model, the one that comes with the repository where none is named, is judged by prompts of seen combinations, at
+equal forward passes: those of all the steps of MaskGit, two each where it is guided, and of the critic, which is asked
+after each step but the last, from `critic_from` on. The budget is what so many steps take, all of them guided, without
+a critic; every way gets as many steps as fit. A model with a critic is judged by its confidence, too.
 
-The orders beside the library's: "random" keeps tokens by chance, "halton" along a low-discrepancy sequence over the
-places of each time step (Besnier et al. 2025, https://arxiv.org/abs/2503.17076), the same for every sample.
+A way is an order, and what differs from the training's settings of sampling. The orders beside the library's: "random"
+keeps tokens by chance, "halton" along a low-discrepancy sequence over the places of each time step (Besnier et al.
+2025, https://arxiv.org/abs/2503.17076), the same for every sample.
 
 b = batch · n = tokens · t, h, w = grid
 """
 
 import argparse
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,14 +27,15 @@ from einops import rearrange, repeat
 from torch import Tensor
 from tqdm import tqdm
 
-from generate import load_model, read_plan
+from generate import PRETRAINED, load_model, planned_sampling, read_plan
 from measures import BATCH, judge_each, judged_shares
 from media import write_plots
 from moving_shapes import prompts
 from phenaki_pytorch import MaskGit, Phenaki
 from phenaki_pytorch.sampling import Trust, by_confidence, by_critic, parallel_decode, uniform
 
-COLUMNS = ("model", "order", "budget", "steps", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
+ORDERS = ("confidence", "critic", "random", "halton")
+COLUMNS = ("model", "way", "budget", "steps", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
 
 
 def by_chance(generator: torch.Generator) -> Trust:
@@ -61,53 +65,76 @@ def by_halton(grid: tuple[int, int, int], device: torch.device) -> Trust:
     return lambda ids, log_probs, progress: torch.where(log_probs.isinf(), log_probs, -order)
 
 
-def trust_of(
-    order: str, phenaki: Phenaki, text: tuple[Tensor, Tensor], args: argparse.Namespace, generator: torch.Generator
-) -> Trust:
-    grid = phenaki.maskgit.grid
-    if order == "critic":
-        return by_critic(phenaki.critic.doubts(grid, *text, args.critic_scale), args.temperature, generator)
-    if order == "random":
-        return by_chance(generator)
-    if order == "halton":
-        return by_halton(grid, generator.device)
-    return by_confidence(args.temperature, generator)
+@dataclass(frozen=True)
+class Way:
+    """An order and its settings; `token_temperature` as the first step's and the last's."""
+
+    name: str
+    order: str
+    temperature: float
+    token_temperature: tuple[float, float]
+    critic_scale: float
+    guided_until: float
+    critic_from: float
+
+    def passes(self, steps: int, guidance: tuple[float, float]) -> int:
+        """How many forward passes so many steps take, a guided one two, with the critic's."""
+        scales, of_critic = torch.linspace(*guidance, steps), 0
+        if self.order == "critic":
+            of_critic = 1 if self.critic_scale == 1 else 2
+        guided = sum(bool(scale != 1) and step / steps < self.guided_until for step, scale in enumerate(scales))
+        return steps + guided + of_critic * sum(step / steps >= self.critic_from for step in range(1, steps))
+
+    def steps_within(self, passes: int, guidance: tuple[float, float]) -> int:
+        """The most steps that take no more passes."""
+        return max(steps for steps in range(1, passes + 1) if self.passes(steps, guidance) <= passes)
+
+    def trust(self, phenaki: Phenaki, text: tuple[Tensor, Tensor], generator: torch.Generator) -> Trust:
+        """What `parallel_decode` asks which tokens to keep."""
+        grid = phenaki.maskgit.grid
+        if self.order == "critic":
+            doubts = phenaki.critic.doubts(grid, *text, self.critic_scale)
+            return by_critic(doubts, self.temperature, generator, start=self.critic_from)
+        if self.order == "random":
+            return by_chance(generator)
+        if self.order == "halton":
+            return by_halton(grid, generator.device)
+        return by_confidence(self.temperature, generator)
 
 
-def scales(text: str) -> tuple[float, float]:
-    """Guidance: "2" is 2 in all steps, "1:3" goes from 1 in the first step to 3 in the last."""
+def way_of(text: str, plan: dict) -> Way:
+    """ "critic,temperature=8,token_temperature=1:0.4": an order, and what is not as a training's plan says."""
+    order, *changes = text.split(",")
+    if order not in ORDERS:
+        raise ValueError(f"a way begins with one of {', '.join(ORDERS)}, got {text!r}")
+    settings = {name: value for name, value in planned_sampling(plan).items() if name not in ("steps", "cond_scale")}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in settings:
+            raise ValueError(f"a way sets {', '.join(settings)}, got {change!r}")
+        settings[name] = ends(value) if name == "token_temperature" else float(value)
+    return Way(text, order, **settings)
+
+
+def ends(text: str) -> tuple[float, float]:
+    """ "2" is 2 in all steps, "1:3" goes from 1 in the first step to 3 in the last."""
     first, _, last = text.partition(":")
     return float(first), float(last or first)
 
 
-def passes_of(steps: int, guidance: tuple[float, float], of_critic: int = 0) -> int:
-    """How many forward passes so many steps take, with so many of a critic after each but the last."""
-    return sum(1 if scale == 1 else 2 for scale in torch.linspace(*guidance, steps)) + (steps - 1) * of_critic
-
-
-def steps_within(passes: int, guidance: tuple[float, float], of_critic: int) -> int:
-    """The most steps that take no more passes."""
-    return max(steps for steps in range(1, passes + 1) if passes_of(steps, guidance, of_critic) <= passes)
-
-
 def guided(
-    maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float], steps: int
-) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float], until: float, steps: int
+) -> Callable[[Tensor, Tensor, Tensor | None, float], Tensor]:
     """What `parallel_decode` asks, guided by a scale that lies on the line between the first step's and the last's."""
     if guidance[0] == guidance[1]:
-        return maskgit.guided_logits(maskgit.grid, *text, guidance[0])
+        return maskgit.guided_logits(maskgit.grid, *text, guidance[0], until)
     on_line = iter(torch.linspace(*guidance, steps).tolist())
-    return lambda *asked: maskgit.guided_logits(maskgit.grid, *text, next(on_line))(*asked)
+    return lambda *asked: maskgit.guided_logits(maskgit.grid, *text, next(on_line), until)(*asked)
 
 
 @torch.no_grad()
 def judged(
-    phenaki: Phenaki,
-    order: str,
-    steps: int,
-    guidance: tuple[float, float],
-    token_temperature: Sequence[float],
-    args: argparse.Namespace,
+    phenaki: Phenaki, way: Way, steps: int, guidance: tuple[float, float], args: argparse.Namespace
 ) -> dict[str, float]:
     """The shares of the prompts whose clips show colour, shape, motion and all of them."""
     maskgit, captions = phenaki.maskgit, prompts("seen", args.prompts, seed=args.seed)
@@ -120,12 +147,12 @@ def judged(
         masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
         masked = rearrange(masked, "b t h w -> b (t h w)")
         ids = parallel_decode(
-            guided(maskgit, text, guidance, steps),
+            guided(maskgit, text, guidance, way.guided_until, steps),
             torch.zeros_like(masked, dtype=torch.int64),
             masked,
-            trust=trust_of(order, phenaki, text, args, generator),
+            trust=way.trust(phenaki, text, generator),
             steps=steps,
-            token_temperature=token_temperature,
+            token_temperature=way.token_temperature,
             schedule=maskgit.schedule,
             generator=generator,
         )
@@ -141,48 +168,45 @@ def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
     rows = []
     for folder in args.models:
         phenaki, plan = load_model(folder), read_plan(folder)
-        temperature = args.token_temperature or plan.get("token_temperature", (1.0, 1.0))
-        orders = [order for order in args.orders if order != "critic" or phenaki.critic is not None]
-        settings = [(order, steps, args.guidance[0]) for order in orders for steps in args.steps]
-        settings += [(order, args.steps[-1], text) for order in orders for text in args.guidance[1:]]
-        for order, budget, text in tqdm(settings, desc=folder.parent.name):
-            guidance, of_critic, steps = scales(text), 0, budget
-            if order == "critic":
-                of_critic = 1 if args.critic_scale == 1 else 2
-                steps = steps_within(passes_of(budget, guidance), guidance, of_critic)
+        ways = [way_of(text, plan) for text in args.ways]
+        ways = [way for way in ways if way.order != "critic" or phenaki.critic is not None]
+        settings = [(way, steps, args.guidance[0]) for way in ways for steps in args.steps]
+        settings += [(way, args.steps[-1], text) for way in ways for text in args.guidance[1:]]
+        for way, budget, text in tqdm(settings, desc=folder.parent.name):
+            guidance = ends(text)
+            steps = way.steps_within(
+                sum(1 if scale == 1 else 2 for scale in torch.linspace(*guidance, budget)), guidance
+            )
             setting = {
                 "model": folder.parent.name,
-                "order": order,
+                "way": way.name,
                 "budget": budget,
                 "steps": steps,
-                "passes": passes_of(steps, guidance, of_critic),
+                "passes": way.passes(steps, guidance),
                 "guidance": text,
             }
-            rows.append(setting | judged(phenaki, order, steps, guidance, temperature, args))
+            rows.append(setting | judged(phenaki, way, steps, guidance, args))
             done(rows[-1])
     return rows
 
 
 def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
-    """A line for each model and order: the share that is all right, against one of the columns."""
+    """A line for each model and way: the share that is all right, against one of the columns."""
     lines = {}
     for row in sorted(rows, key=lambda row: float(row[x])):
-        lines.setdefault(f"{row['model']}, {row['order']}", []).append((float(row[x]), row["all"]))
+        lines.setdefault(f"{row['model']}, {row['way']}", []).append((float(row[x]), row["all"]))
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", type=Path, nargs="+", help="folders model/ that train.py left")
-    add("--orders", nargs="+", default=["confidence", "critic"], choices=("confidence", "critic", "random", "halton"))
-    add("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48], help="of MaskGit without a critic")
+    add("models", type=Path, nargs="*", default=[PRETRAINED], help="folders model/ that train.py left")
+    add("--ways", nargs="+", default=["confidence", "critic"], help="an order each, and settings: critic,temperature=8")
+    add("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48], help="guided ones, without a critic")
     add("--guidance", nargs="+", default=["2"], help="the first with all steps, the others with the last; 1:3 rises")
     add("--prompts", type=int, default=200)
     add("--seed", type=int, default=0)
-    add("--temperature", type=float, default=4.0)
-    add("--token-temperature", type=float, nargs=2, metavar=("FIRST", "LAST"), help="default: the training's")
-    add("--critic-scale", type=float, default=1.0)
     add("--csv", type=Path, default=Path("sampling_study.csv"))
     add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
     args = parser.parse_args()
@@ -193,7 +217,7 @@ def main() -> None:
         def done(row: dict) -> None:
             writer.writerow({name: f"{row[name]:.3f}" if isinstance(row[name], float) else row[name] for name in row})
             file.flush()
-            print(f"{row['model']}, {row['order']}, {row['passes']} passes, guidance {row['guidance']}: {row['all']}")
+            print(f"{row['model']}, {row['way']}, {row['passes']} passes, guidance {row['guidance']}: {row['all']}")
 
         rows = study(args, done)
     if args.plot:

@@ -72,7 +72,7 @@ def watch_prior(prior: nn.ModuleList, batch: dict[str, Tensor]) -> dict[str, flo
         flat = rearrange(ids, "b t h w -> b (t h w)")
         for name, scale in (("blank_loss", 1.0), ("blank_loss_no_text", 0.0)):
             logits_of = maskgit.guided_logits(tuple(ids.shape[1:]), context, mask, scale)
-            blank = logits_of(flat, torch.ones_like(flat, dtype=torch.bool), None).float()
+            blank = logits_of(flat, torch.ones_like(flat, dtype=torch.bool), None, 0.0).float()
             watched[name] = nn.functional.cross_entropy(rearrange(blank, "b n k -> b k n"), flat).item()
     for critic in critics:
         with torch.random.fork_rng(devices=[]):

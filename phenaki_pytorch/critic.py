@@ -98,7 +98,7 @@ class Critic(Pretrained):
         if self.reader.dim_context is None:
             context = context_mask = None
         features = self.reader.guided_features(grid, context, context_mask, cond_scale)
-        return lambda ids: rearrange(self.to_logits(features(ids, None, None)), "b n 1 -> b n")
+        return lambda ids: rearrange(self.to_logits(features(ids, None, None, True)), "b n 1 -> b n")
 
 
 class TokenCritic(Critic, TokenTransformer):

@@ -21,9 +21,9 @@ from phenaki_pytorch.checks import batch_of, check_mask
 from phenaki_pytorch.sampling import (
     Logits,
     Progress,
+    Settings,
     by_confidence,
     by_critic,
-    check_sampling,
     draw_mask,
     draw_primes,
     mask_share,
@@ -188,6 +188,8 @@ class MaskGit(TokenTransformer):
         token_temperature: float | Sequence[float] = 1.0,
         critic: nn.Module | None = None,
         critic_scale: float = 1.0,
+        guided_until: float = 1.0,
+        critic_from: float = 0.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -203,13 +205,14 @@ class MaskGit(TokenTransformer):
         token_temperature  softmax temperature of the tokens: a number, or the first step's and the last's
         critic       TokenCritic or SelfCritic, which says in place of the confidence what to draw again
         critic_scale  its guidance, as `cond_scale`
+        guided_until  the share of the steps, the first ones, that are guided; the others are taken as at scale 1
+        critic_from  the share of the steps, the first ones, after which the confidence decides, not the critic
         generator    source of all randomness; its device is the model's
         progress     tqdm, or anything that wraps the steps
 
         Dropout is off, whatever the mode of the module. Raises ValueError where a size or value does not fit.
         """
-        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
-        check_sampling(steps, token_temperature, **scales)
+        Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
         t, h, w = grid = self.grid if grid is None else grid
         if min(grid) < 1 or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"grid must lie between (1, 1, 1) and the window {self.grid}, got {grid}")
@@ -237,9 +240,9 @@ class MaskGit(TokenTransformer):
             trust = by_confidence(temperature, generator)
             if critic is not None:
                 doubts = critic.doubts(grid, context, context_mask, critic_scale)
-                trust = by_critic(doubts, temperature, generator)
+                trust = by_critic(doubts, temperature, generator, start=critic_from)
             drawn = parallel_decode(
-                self.guided_logits(grid, context, context_mask, cond_scale),
+                self.guided_logits(grid, context, context_mask, cond_scale, guided_until),
                 rearrange(ids, "b t h w -> b (t h w)"),
                 rearrange(masked, "b t h w -> b (t h w)"),
                 trust=trust,
@@ -260,10 +263,13 @@ class MaskGit(TokenTransformer):
         context: Tensor | None,
         context_mask: Tensor | None,
         cond_scale: float,
+        guided_until: float = 1.0,
     ) -> Logits:
         """The callable that `parallel_decode` asks, for as many passes as are needed; arguments as in `generate`."""
-        features = self.guided_features(grid, context, context_mask, cond_scale)
-        return lambda ids, masked, places: self.to_logits(features(ids, masked, places))
+        features = self.guided_features(grid, context, context_mask, cond_scale if guided_until > 0 else 1.0)
+        return lambda ids, masked, places, progress: self.to_logits(
+            features(ids, masked, places, progress < guided_until)
+        )
 
     def _check_prime_ids(self, prime_ids: Tensor, batch_size: int, grid: tuple[int, int, int]) -> None:
         b, s, h, w = self.check_grid(prime_ids, values=True)

@@ -21,7 +21,7 @@ from phenaki_pytorch.checks import batch_of, real_tokens, scenes_of
 from phenaki_pytorch.critic import Critic, SelfCritic, TokenCritic, filled_in
 from phenaki_pytorch.cvivit import CViViT
 from phenaki_pytorch.maskgit import MaskGit
-from phenaki_pytorch.sampling import Progress, check_sampling
+from phenaki_pytorch.sampling import Progress, Settings
 from phenaki_pytorch.saving import Pretrained, read_config, write_config
 from phenaki_pytorch.t5 import T5TextEncoder
 from phenaki_pytorch.texts import TextEncoder, Texts
@@ -175,6 +175,8 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
+        guided_until: float = 1.0,
+        critic_from: float = 0.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -190,8 +192,7 @@ class Phenaki(Pretrained):
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
-        check_sampling(steps, token_temperature, **scales)
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
@@ -204,12 +205,8 @@ class Phenaki(Pretrained):
             batch_size=batch_size,
             context=context,
             context_mask=context_mask,
-            steps=steps,
-            cond_scale=cond_scale,
-            temperature=temperature,
-            token_temperature=token_temperature,
             critic=self.critic,
-            critic_scale=critic_scale,
+            **vars(settings),
             generator=generator,
             progress=progress,
         )
@@ -231,24 +228,21 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
+        guided_until: float = 1.0,
+        critic_from: float = 0.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        scales = {"cond_scale": cond_scale, "temperature": temperature, "critic_scale": critic_scale}
-        check_sampling(steps, token_temperature, **scales)
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
             batch_size=batch_of(batch_size, context),
             context=context,
             context_mask=context_mask,
-            steps=steps,
-            cond_scale=cond_scale,
-            temperature=temperature,
-            token_temperature=token_temperature,
             critic=self.critic,
-            critic_scale=critic_scale,
+            **vars(settings),
             generator=generator,
             progress=progress,
         )
@@ -265,6 +259,8 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
+        guided_until: float = 1.0,
+        critic_from: float = 0.0,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -277,17 +273,8 @@ class Phenaki(Pretrained):
         """
         scene_prompts, counts = scenes_of(scenes, num_frames)
         self._windows.check_overlap(overlap)
-        draw = partial(
-            self.generate,
-            overlap=overlap,
-            steps=steps,
-            cond_scale=cond_scale,
-            temperature=temperature,
-            token_temperature=token_temperature,
-            critic_scale=critic_scale,
-            generator=generator,
-            progress=progress,
-        )
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
+        draw = partial(self.generate, overlap=overlap, **vars(settings), generator=generator, progress=progress)
 
         def new_frames() -> Iterator[Tensor]:
             recent = None

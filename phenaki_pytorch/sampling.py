@@ -12,6 +12,7 @@ b = batch · n = tokens · m = places that are drawn · k = number of codes
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,12 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda r: 1 - r,
 }
 
-# ids (b, n), which are masked (b, n), and which places to give logits for (b, m), or None for all -> (b, m or n, k)
-Logits = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# ids (b, n), which are masked (b, n), which places to give logits for (b, m), or None for all, and the progress
+# before the step -> (b, m or n, k)
+Logits = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 Doubts = Callable[[Tensor], Tensor]  # ids (b, n) -> logits (b, n) of each of them being wrong
-# ids (b, n), log-probabilities (b, n) of those just drawn, infinite for the others, progress -> trust in each (b, n)
+# ids (b, n), log-probabilities (b, n) of those just drawn, infinite for the others, and the progress after the step
+# -> trust in each (b, n)
 Trust = Callable[[Tensor, Tensor, float], Tensor]
 Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 
@@ -117,13 +120,22 @@ def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = 
     return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
 
 
-def by_critic(doubts: Doubts, temperature: float = 4.0, generator: torch.Generator | None = None) -> Trust:
+def by_critic(
+    doubts: Doubts, temperature: float = 4.0, generator: torch.Generator | None = None, *, start: float = 0.0
+) -> Trust:
     """The log-probability that an id is right, as a critic sees it, with the noise of `by_confidence`.
 
-    Of all ids, wherever they stand, so that earlier choices can be taken back.
+    Of all ids, wherever they stand, so that earlier choices can be taken back. Before the progress `start` it is
+    `by_confidence`, and the critic is not asked.
     """
     with_noise = by_confidence(temperature, generator)
-    return lambda ids, log_probs, progress: with_noise(ids, F.logsigmoid(-doubts(ids).float()), progress)
+
+    def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
+        if progress >= start:
+            log_probs = F.logsigmoid(-doubts(ids).float())
+        return with_noise(ids, log_probs, progress)
+
+    return trust
 
 
 def _check_scales(**scales: float) -> None:
@@ -132,14 +144,32 @@ def _check_scales(**scales: float) -> None:
             raise ValueError(f"{name} must be at least 0, got {scale}")
 
 
-def check_sampling(steps: int, token_temperature: float | Sequence[float], **scales: float) -> None:
-    """Refuse steps < 1, token temperatures that are not one or two numbers above 0, and named scales below 0."""
-    _check_scales(**scales)
+def _check_steps(steps: int, token_temperature: float | Sequence[float]) -> None:
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     ends = _ends(token_temperature)
     if len(ends) != 2 or min(ends) <= 0:
         raise ValueError(f"token_temperature must be a number above 0, or two of them, got {token_temperature}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to sample, as `MaskGit.generate` says; what no sampling can follow is refused with a ValueError."""
+
+    steps: int
+    cond_scale: float
+    temperature: float
+    token_temperature: float | Sequence[float]
+    critic_scale: float
+    guided_until: float
+    critic_from: float
+
+    def __post_init__(self):
+        _check_scales(cond_scale=self.cond_scale, temperature=self.temperature, critic_scale=self.critic_scale)
+        _check_steps(self.steps, self.token_temperature)
+        for name in ("guided_until", "critic_from"):
+            if not 0 <= (progress := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {progress}")
 
 
 def _ends(value: float | Sequence[float]) -> tuple[float, ...]:
@@ -162,9 +192,9 @@ def parallel_decode(
 ) -> Tensor:
     """Fill the masked places of ids in `steps` passes, as google-research/maskgit's parallel_decode.py does.
 
-    logits       callable (ids (b, n), masked (b, n), places) -> logits; what `ids` holds at masked places must not
-                 matter to it. On the CPU it is asked for the masked places alone, (b, m) -> (b, m, k), elsewhere
-                 for all, None -> (b, n, k), so that no shape depends on the step
+    logits       callable (ids (b, n), masked (b, n), places, step / steps) -> logits; what `ids` holds at masked
+                 places must not matter to it. On the CPU it is asked for the masked places alone, (b, m) ->
+                 (b, m, k), elsewhere for all, None -> (b, n, k), so that no shape depends on what is masked
     ids          int64 (b, n); tokens that are not masked are given and never change
     masked       bool (b, n), True where a token is to be drawn
     trust        which tokens to keep, `by_confidence` or `by_critic`
@@ -176,7 +206,7 @@ def parallel_decode(
 
     Returns ids (b, n).
     """
-    check_sampling(steps, token_temperature)
+    _check_steps(steps, token_temperature)
     mask_share(torch.zeros(()), schedule)  # refuses unknown schedules
     given, at_first = ~masked, masked.sum(dim=1)
     first, last = _ends(token_temperature)
@@ -184,7 +214,7 @@ def parallel_decode(
     for step in passes if progress is None else progress(passes):
         divisor = first + (last - first) * step / max(1, steps - 1)
         places = masked_places(masked)
-        probs = (logits(ids, masked, places).float() / divisor).softmax(dim=-1)  # (b, m, k)
+        probs = (logits(ids, masked, places, step / steps).float() / divisor).softmax(dim=-1)  # (b, m, k)
         # One random number a place of the video, drawn or not: the result does not depend on which are computed.
         chance = uniform(ids.shape, ids.device, generator)
         drawn = categorical(probs, chance if places is None else chance.gather(1, places))  # (b, m)

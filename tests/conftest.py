@@ -62,6 +62,16 @@ def tiny_cvivit(**changes):
     return CViViT(**{**sizes, **changes})
 
 
+def make_ids(b=2, grid=(6, 2, 2)):
+    """Ids that the tiny MaskGit can see."""
+    return torch.randint(0, 32, (b, *grid))
+
+
+def make_context(b=2):
+    """A text that the tiny MaskGit can read: embeddings, and a mask that leaves the last of them out."""
+    return torch.randn(b, 3, 12), torch.tensor([[True, True, False]] * b)
+
+
 def tiny_discriminator(**changes):
     """Of frames of 16×16."""
     return Discriminator(**{"image_size": 16, "dim": 8, **changes})

@@ -4,17 +4,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conftest import seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
+from conftest import make_ids, seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import SelfCritic, maskgit, sampling
 from phenaki_pytorch.attention import FeedForward
 from phenaki_pytorch.sampling import by_confidence, parallel_decode
 
 GRID = (6, 2, 2)
 CRITICS = [None, lambda maskgit: tiny_token_critic(), SelfCritic]
-
-
-def make_ids(b=3):
-    return torch.randint(0, 32, (b, *GRID))
 
 
 def shapes_into(module):
@@ -28,7 +24,7 @@ def shapes_into(module):
 
 
 def test_the_loss_and_its_gradients_do_not_depend_on_what_is_left_out(monkeypatch):
-    model, ids, context = tiny_maskgit(prime_prob=0.5), make_ids(), torch.randn(3, 4, 12)
+    model, ids, context = tiny_maskgit(prime_prob=0.5), make_ids(3), torch.randn(3, 4, 12)
     real = (torch.arange(6) < torch.tensor([[6], [3], [1]]))[..., None, None].expand(ids.shape)
 
     def outcome():
@@ -55,7 +51,7 @@ def test_only_what_the_loss_looks_at_goes_through_the_last_block_and_the_output_
     model = tiny_maskgit(dim_context=None)
     parts = *(block.ff for block in model.transformer.blocks), model.to_logits
     seen = [shapes_into(part) for part in parts]
-    model(make_ids())
+    model(make_ids(3))
     assert seen == [[(3, 24, 32)], [(3, 9, 32)], [(16, 32)]]
 
 
@@ -64,23 +60,24 @@ def test_visible_tokens_get_no_gradient_at_the_output(monkeypatch):
     monkeypatch.setattr(maskgit, "draw_mask", lambda real, **_: masked)
     model = tiny_maskgit(dim_context=None)
     model.transformer.register_forward_hook(lambda *args: args[2].retain_grad() or kept.append(args[2]))
-    model(make_ids()).backward()
+    model(make_ids(3)).backward()
     reached = kept[0].grad.abs().sum(dim=-1) > 0
     assert reached.tolist() == [[place < count for place in range(9)] for count in (5, 2, 9)]
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_logits_of_some_places_are_those_of_all(scale):
-    model, ids, places = tiny_maskgit().eval(), make_ids().flatten(1), torch.randint(0, 24, (3, 7))
+    model, ids, places = tiny_maskgit().eval(), make_ids(3).flatten(1), torch.randint(0, 24, (3, 7))
     logits = model.guided_logits(GRID, torch.randn(3, 4, 12), None, scale)
     masked = torch.rand(ids.shape) < 0.5
     with torch.no_grad():
-        torch.testing.assert_close(logits(ids, masked, places), logits(ids, masked, None)[[[0], [1], [2]], places])
+        some, every = logits(ids, masked, places, 0.0), logits(ids, masked, None, 0.0)
+        torch.testing.assert_close(some, every[[[0], [1], [2]], places])
 
 
 @pytest.mark.parametrize("critic", CRITICS)
 def test_the_ids_that_are_drawn_do_not_depend_on_what_is_left_out(monkeypatch, critic):
-    model, context, prime = tiny_maskgit(), torch.randn(3, 4, 12), make_ids()[:, :2]
+    model, context, prime = tiny_maskgit(), torch.randn(3, 4, 12), make_ids(3)[:, :2]
     critic = None if critic is None else critic(model)
 
     def drawn():

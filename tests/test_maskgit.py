@@ -4,19 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import seed, state, tiny_maskgit, train
+from conftest import make_context, make_ids, seed, state, tiny_maskgit, train
 from phenaki_pytorch import maskgit as module
 from phenaki_pytorch.attention import CrossAttention
 
 GRID = (6, 2, 2)
-
-
-def make_ids(b=2, grid=GRID):
-    return torch.randint(0, 32, (b, *grid))
-
-
-def make_context(b=2):
-    return torch.randn(b, 3, 12), torch.tensor([[True, True, False]] * b)
 
 
 @pytest.fixture
@@ -175,7 +167,7 @@ def test_padded_words_are_not_read():
 
 def guided(model, context, context_mask, scale, ids, masked):
     logits = model.guided_logits(tuple(ids.shape[1:]), context, context_mask, scale)
-    return logits(ids.flatten(1), masked.flatten(1), None).unflatten(1, ids.shape[1:])
+    return logits(ids.flatten(1), masked.flatten(1), None, 0.0).unflatten(1, ids.shape[1:])
 
 
 def test_guidance_goes_from_the_null_logits_through_the_conditional_ones():

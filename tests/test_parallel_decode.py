@@ -17,9 +17,10 @@ class Recorder:
 
     def __init__(self, b, n, logits=None):
         self.logits = torch.randn(b, n, CODES, generator=seed(1)) if logits is None else logits
-        self.ids, self.masked = [], []
+        self.ids, self.masked, self.progress = [], [], []
 
-    def __call__(self, ids, masked, places):
+    def __call__(self, ids, masked, places, progress):
+        self.progress.append(progress)
         self.ids.append(ids.clone())
         self.masked.append(masked.clone())
         if places is None:
@@ -214,6 +215,21 @@ def test_a_critic_takes_earlier_choices_back():
     changing = iter(torch.rand(7, 3, 50, generator=seed(6)))
     asked, _, _ = decode(steps=8, trust=by_critic(lambda ids: next(changing), 0.0))
     assert all((later & ~now).any() for now, later in zip(asked.masked[1:], asked.masked[2:]))
+
+
+def test_a_critic_that_starts_later_leaves_the_first_choices_to_the_confidence():
+    doubted, looks, plain = torch.rand(3, 50, generator=seed(5)), [], decode(steps=8)[0]
+    assert plain.progress == [step / 8 for step in range(8)]
+
+    def doubts(ids):
+        looks.append(ids)
+        return doubted
+
+    noise = seed()
+    asked, _, _ = decode(steps=8, trust=by_critic(doubts, 4.0, noise, start=0.5), generator=noise)
+    same = [torch.equal(one, other) for one, other in zip(asked.masked, plain.masked)]
+    assert same == [True] * 4 + [False] * 4  # step 4 is the first that draws what the critic chose
+    assert len(looks) == 4
 
 
 def test_a_critic_that_knows_as_much_as_the_confidence_keeps_the_same():

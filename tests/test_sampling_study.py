@@ -14,7 +14,7 @@ from conftest import seed, tiny_cvivit, tiny_maskgit
 from phenaki_pytorch import Phenaki, SelfCritic
 from phenaki_pytorch.sampling import parallel_decode
 from phenaki_pytorch.token_transformer import TokenTransformer
-from sampling_study import by_chance, by_halton, guided, halton, lines_of, passes_of, scales, steps_within
+from sampling_study import by_chance, by_halton, ends, guided, halton, lines_of, way_of
 from word_vectors import WordVectors
 
 
@@ -27,7 +27,7 @@ def kept_by(trust, *, steps=5, grid=(2, 4, 4)):
     """Which tokens are kept after each step, (b, n)."""
     n, seen = grid[0] * grid[1] * grid[2], []
 
-    def logits(ids, masked, places):
+    def logits(ids, masked, places, progress):
         seen.append(~masked)
         return torch.zeros(3, n if places is None else places.shape[1], 7)
 
@@ -77,42 +77,64 @@ def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, t
     monkeypatch.setattr(sampling_study, "parallel_decode", lambda *args, **kw: passes.append(0) or inside(*args, **kw))
     options = ["--steps", "3", "8", "--guidance", "2", "1", "1:3", "--prompts", "2"]
     options += ["--csv", str(tmp_path / "study.csv")]
-    orders = ["--orders", "confidence", "critic", "random", "halton"]
-    monkeypatch.setattr(sys, "argv", ["", str(model), *options, *orders, "--plot", str(tmp_path / "study.png")])
+    late = "critic,guided_until=0.5,critic_from=0.5"
+    ways = ["--ways", "confidence", "critic", "random", "halton", late]
+    monkeypatch.setattr(sys, "argv", ["", str(model), *options, *ways, "--plot", str(tmp_path / "study.png")])
     sampling_study.main()
-    assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15]
+    assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15, 7, 15]
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["passes"]) for row in rows] == passes
-    assert [(row["order"], row["budget"], row["steps"]) for row in rows[:4]] == [
+    assert [(row["way"], row["budget"], row["steps"]) for row in rows[:4]] == [
         *(("confidence", "3", "3"), ("confidence", "8", "8"), ("critic", "3", "2"), ("critic", "8", "5")),
     ]
     assert {row["model"] for row in rows} == {"run"} and all(0 <= float(row["all"]) <= 1 for row in rows)
-    assert [row["guidance"] for row in rows[8:]] == ["1", "1:3"] * 4
+    assert [row["guidance"] for row in rows[10:]] == ["1", "1:3"] * 5
     assert Image.open(tmp_path / "study.png").size == (1000, 350)
 
 
 def test_guidance_goes_from_its_first_scale_to_its_last():
     model, text = tiny_maskgit(), (torch.randn(2, 3, 12), None)
     ids, masked = torch.zeros(2, 24, dtype=torch.int64), torch.ones(2, 24, dtype=torch.bool)
-    rising = guided(model, text, scales("1:3"), steps=3)
+    rising = guided(model, text, ends("1:3"), until=1.0, steps=3)
     for scale in (1.0, 2.0, 3.0):
-        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None)
-        torch.testing.assert_close(rising(ids, masked, None), expected)
-    steady = guided(model, text, scales("2"), steps=3)
-    assert torch.equal(steady(ids, masked, None), steady(ids, masked, None))
+        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None, 0.0)
+        torch.testing.assert_close(rising(ids, masked, None, 0.0), expected)
+    steady = guided(model, text, ends("2"), until=0.5, steps=3)
+    for progress, scale in ((0.0, 2.0), (0.49, 2.0), (0.5, 1.0)):
+        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None, 0.0)
+        torch.testing.assert_close(steady(ids, masked, None, progress), expected)
 
 
-@pytest.mark.parametrize("budget", [1, 2, 8, 24])
-@pytest.mark.parametrize("of_critic", [1, 2])
-def test_a_critic_gets_as_many_steps_as_fit(budget, of_critic):
-    for guidance in ((1, 1), (2.0, 2.0), (1.0, 3.0)):
-        passes = passes_of(budget, guidance)
-        steps = steps_within(passes, guidance, of_critic)
-        taken = [passes_of(count, guidance, of_critic) for count in (steps, steps + 1)]
-        assert taken[0] <= passes < taken[1]
+@pytest.mark.parametrize("passes", [1, 2, 8, 24])
+@pytest.mark.parametrize(
+    "text", ["critic", "critic,critic_scale=2", "critic,guided_until=0.5,critic_from=0.5", "halton"]
+)
+def test_a_way_gets_as_many_steps_as_fit(passes, text):
+    way = way_of(text, {})
+    for guidance in ((1.0, 1.0), (2.0, 2.0), (1.0, 3.0)):
+        if passes >= way.passes(1, guidance):
+            steps = way.steps_within(passes, guidance)
+            assert way.passes(steps, guidance) <= passes < way.passes(steps + 1, guidance)
+
+
+def test_a_way_is_the_trainings_settings_but_for_what_it_says():
+    plan = {"temperature": 3.0, "token_temperature": (1.2, 0.1), "critic_scale": 2.0, "sampling_steps": 12}
+    usual = way_of("confidence", plan)
+    assert (usual.temperature, usual.token_temperature, usual.critic_scale) == (3.0, (1.2, 0.1), 2.0)
+    changed = way_of("critic,temperature=8,token_temperature=1:0.4,critic_from=0.5", plan)
+    assert (changed.order, changed.temperature, changed.token_temperature) == ("critic", 8.0, (1.0, 0.4))
+    assert (changed.critic_scale, changed.critic_from, changed.guided_until) == (2.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    "text, message", [("doubt", "one of confidence"), ("critic,heat=8", "sets temperature.*heat=8")]
+)
+def test_ways_that_are_none_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        way_of(text, {})
 
 
 def test_lines_go_along_their_axis():
-    rows = [{"model": "a", "order": "critic", "passes": p, "all": p / 10} for p in (8, 1, 4)]
+    rows = [{"model": "a", "way": "critic", "passes": p, "all": p / 10} for p in (8, 1, 4)]
     assert lines_of(rows, "passes") == {"a, critic": [(1, 0.1), (4, 0.4), (8, 0.8)]}
