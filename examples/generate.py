@@ -56,15 +56,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     length = parser.add_argument_group("length").add_argument
     length("--frames", type=int, nargs="+", help="new ones, of all scenes or each; default: what one pass can add")
     length("--overlap", type=int, help="frames that a scene is given of what was before; default: half the window")
-    sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--steps", type=int, help="passes of parallel decoding")
-    sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
-    sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
-    sampling("--guided-until", type=float, help="share of the steps, the first ones, that are guided")
-    sampling("--critic-from", type=float, help="share of the steps after which the critic decides; before, confidence")
-    sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
-    softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
-    sampling("--token-temperature", type=float, **softmax)
+    add_sampling(parser)
     look = parser.add_argument_group("picture").add_argument
     look("--fps", type=float, help="to play at; default: the training's --fps, or the rate of --video, or 8")
     look("--scale", type=int, help="enlarge by a whole number; default: to about 128 pixels")
@@ -78,6 +70,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.out.suffix in (".mp4", ".gif", ".png"):
         args.out = args.out.with_suffix("")
     return args
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The settings of `planned_sampling` as arguments, None where they are not given."""
+    sampling = parser.add_argument_group("sampling").add_argument
+    sampling("--steps", type=int, help="passes of parallel decoding")
+    sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
+    sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
+    sampling("--guided-until", type=float, help="share of the steps, the first ones, that are guided")
+    sampling("--critic-from", type=float, help="share of the steps after which the critic decides; before, confidence")
+    sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
+    softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
+    sampling("--token-temperature", type=float, **softmax)
 
 
 def load_model(folder: Path) -> Phenaki:

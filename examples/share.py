@@ -1,22 +1,27 @@
 """Make what train.py left small enough to give away: the weights in half precision, the plan and the curves.
 
     python examples/share.py runs/reference examples/pretrained
+    python examples/share.py runs/reference examples/pretrained --temperature 8 --guided-until 0.5 --critic-from 0.5
 
 `from_pretrained` puts the weights back into float32. What was not trained in this run has no curves and is left out.
+With settings of sampling, the plan says these in place of the training's.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from generate import load_model
+from generate import add_sampling, load_model, planned_sampling
 
 
-def share(run: Path, folder: Path) -> None:
-    """Write model/, plan.json and the curves of both stages; ValueError where there is no model."""
+def share(run: Path, folder: Path, sampling: dict) -> None:
+    """Write model/, plan.json with other settings of sampling, and the curves; ValueError where there is no model."""
     load_model(run / "model").cpu().half().save_pretrained(folder / "model")
-    shutil.copy(run / "plan.json", folder)
+    plan = json.loads((run / "plan.json").read_text())
+    plan["arguments"] |= {"sampling_steps" if name == "steps" else name: value for name, value in sampling.items()}
+    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
     for stage in ("tokenizer", "maskgit"):
         for curves in sorted((run / stage).glob("curves.*")):
             shutil.copy(curves, folder / f"{stage}_{curves.name}")
@@ -26,9 +31,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the --out of train.py")
     parser.add_argument("folder", type=Path, help="where to write; files that are there are replaced")
+    add_sampling(parser)
     args = parser.parse_args(argv)
+    asked = {name: getattr(args, name) for name in planned_sampling({})}
     try:
-        share(args.run, args.folder)
+        share(args.run, args.folder, {name: value for name, value in asked.items() if value is not None})
     except (ValueError, OSError) as error:
         raise SystemExit(f"share.py: {error}") from error
     for path in sorted(args.folder.rglob("*.safetensors")):

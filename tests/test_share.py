@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import share
-from generate import load_model, read_plan
+from generate import load_model, planned_sampling, read_note, read_plan
 from test_generate import tiny
 
 
@@ -38,6 +38,21 @@ def test_plan_and_curves_go_along(run, tmp_path):
     assert read_plan(tmp_path / "small" / "model") == {"sampling_steps": 3}
     assert (tmp_path / "small" / "maskgit_curves.csv").read_text() == "step,loss\n1,2\n"
     assert not list((tmp_path / "small").glob("tokenizer_*"))
+
+
+def test_the_plan_says_how_to_sample_where_it_was_told(run, tmp_path):
+    settings = ["--temperature", "8", "--token-temperature", "1", "0.4", "--guided-until", "0.5", "--steps", "12"]
+    share.main([str(run), str(tmp_path / "small"), *settings])
+    plan = read_plan(tmp_path / "small" / "model")
+    assert plan == {"sampling_steps": 12, "temperature": 8.0, "token_temperature": [1.0, 0.4], "guided_until": 0.5}
+    assert read_note(tmp_path / "small" / "model")["words"] == ["a"]
+    assert planned_sampling(plan)["steps"] == 12
+
+
+def test_no_plan_is_an_error(run, tmp_path):
+    (run / "plan.json").unlink()
+    with pytest.raises(SystemExit, match=r"share\.py: .*plan\.json"):
+        share.main([str(run), str(tmp_path / "small")])
 
 
 def test_no_model_is_an_error(tmp_path):
