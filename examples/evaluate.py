@@ -10,6 +10,7 @@ without_images/model and prediction/model beside the model's folder, and left ou
 """
 
 import argparse
+import csv
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from moving_shapes import MovingShapes
 
 MEASURES = range(11)  # 0 is the tokenizer
 STEPS = (1, 2, 4, 8, 12, 24, 48)
+PICKED = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # shares of a training's curves that are left
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -117,11 +119,24 @@ def plain(value: object) -> object:
     return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
+def curves_of(model: Path) -> dict[str, list[dict[str, float]]]:
+    """Of the curves of its training, that train.py or share.py left beside a model, some rows of each stage."""
+    curves = {}
+    for stage in ("tokenizer", "maskgit"):
+        for path in (model.resolve().parent / stage / "curves.csv", model.resolve().parent / f"{stage}_curves.csv"):
+            if path.is_file():
+                with path.open(newline="") as file:
+                    rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+                picked = {max(0, round(share * len(rows)) - 1) for share in PICKED}
+                curves[stage] = [rows[index] for index in sorted(picked)]
+    return curves
+
+
 def write(args: argparse.Namespace, measured: dict[str, Measured], seen: list[Judged], seconds: float) -> None:
     """Write results.json and the plots of what was measured."""
     args.out.mkdir(parents=True, exist_ok=True)
     asked = {name: getattr(args, name) for name in ("seed", "prompts", "others", "samples")}
-    results = {"asked": asked, "minutes": seconds / 60, "measures": plain(measured)}
+    results = {"asked": asked, "minutes": seconds / 60, "measures": plain(measured), "curves": curves_of(args.model)}
     if seen:
         results["confusion"] = seen[0].confusion()
         write_confusion(args.out / "confusion.png", results["confusion"])

@@ -2,8 +2,9 @@
 
     python examples/report.py examples/pretrained/results.json README.md examples/pretrained/README.md
 
-What stands between `<!-- claims -->` and `<!-- /claims -->` becomes the table of the claims, what stands between
-`<!-- measures -->` and `<!-- /measures -->` the table of all figures. The rest of a file stays as it is.
+What stands between `<!-- claims -->` and `<!-- /claims -->` becomes the table of the claims, between
+`<!-- measures -->` and `<!-- /measures -->` that of all figures, and between `<!-- curves -->` and `<!-- /curves -->`
+one for each stage, of how its training went. The rest of a file stays as it is.
 """
 
 import argparse
@@ -64,7 +65,18 @@ def measures(results: dict) -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[dict], str]] = {"claims": claims, "measures": measures}
+def curves(results: dict) -> str:
+    """A table for each stage, of some rows of its curves."""
+    tables = []
+    for stage, rows in results["curves"].items():
+        names = [name for name in rows[0] if name not in ("step", "lr")]
+        lines = [f"| {stage}, step | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+        lines += [f"| {row['step']:,.0f} | {' | '.join(f'{row[name]:.3g}' for name in names)} |" for row in rows]
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+TABLES: dict[str, Callable[[dict], str]] = {"claims": claims, "measures": measures, "curves": curves}
 
 
 def filled(text: str, results: dict) -> str:

@@ -53,6 +53,18 @@ def test_what_needs_another_model_is_left_out_where_there_is_none(tmp_path):
     assert not (tmp_path / "out" / "curves.png").exists()
 
 
+def test_how_the_training_went_is_noted_whoever_left_the_curves(run, tmp_path):
+    assert evaluated(run / "model", tmp_path, "--only", "6")["curves"] == {}
+    rows = "".join(f"{step},{1 / step}\n" for step in range(100, 4100, 100))
+    for left, stage in ((run / "tokenizer" / "curves.csv", "tokenizer"), (run / "maskgit_curves.csv", "maskgit")):
+        left.parent.mkdir(exist_ok=True)
+        left.write_text(f"step,loss\n{rows}")
+        [*_, last] = evaluated(run / "model", tmp_path, "--only", "6")["curves"][stage]
+        assert last == {"step": 4000.0, "loss": 1 / 4000}
+    steps = [row["step"] for row in evaluated(run / "model", tmp_path, "--only", "6")["curves"]["maskgit"]]
+    assert steps == [100, 200, 500, 1000, 2000, 3000, 4000]
+
+
 def test_quick_asks_a_tenth(run, tmp_path):
     quick = evaluated(run / "model", tmp_path, "--quick", "--prompts", "20", "--others", "20", "--only", "1", "10")
     assert quick["measures"]["1 text to video"]["all"]["of"] == 2

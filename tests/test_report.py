@@ -13,9 +13,14 @@ RESULTS = {
         "1 text to video": {"all, moves": Share(342, 350), "all, turns": Share(140, 150)},
         "6 prediction": {"error": Mean([0.4, 0.6, 0.5])},
         "0 reconstructions": {"psnr_first": 34.567},
-    }
+    },
+    "curves": {
+        "tokenizer": [{"step": 200.0, "loss": 0.0249, "lr": 1e-3, "psnr_first": 18.92}],
+        "maskgit": [{"step": 9000.0, "loss": 1.0803, "lr": 0.0, "accuracy": 0.885}],
+    },
 }
-TEXT = "before\n<!-- claims -->old\nfigures<!-- /claims -->\nbetween <!-- measures --><!-- /measures -->\nafter\n"
+TEXT = "before\n<!-- claims -->old\nfigures<!-- /claims -->\nbetween <!-- measures --><!-- /measures -->\n"
+TEXT += "<!-- curves --><!-- /curves -->\nafter\n"
 
 
 @pytest.fixture
@@ -28,6 +33,8 @@ def test_each_figure_stands_in_its_row(results):
     assert '| text to video, "moves": all right | 97.7 % [96, 99] | 350 |' in text
     assert "| prediction from 5 frames: error, pixels | 0.50 [0.39, 0.61] | 3 |" in text
     assert "| 0 reconstructions | psnr_first | 34.6 |  |" in text
+    assert "| tokenizer, step | loss | psnr_first |\n|---|---|---|\n| 200 | 0.0249 | 18.9 |" in text
+    assert "| maskgit, step | loss | accuracy |\n|---|---|---|\n| 9,000 | 1.08 | 0.885 |" in text
     assert "standing still" not in text  # was not measured
     assert "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n") and "\nbetween " in text
 
