@@ -78,8 +78,8 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling("--steps", type=int, help="passes of parallel decoding")
     sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
     sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
-    sampling("--guided-until", type=float, help="share of the steps, the first ones, that are guided")
-    sampling("--critic-from", type=float, help="share of the steps after which the critic decides; before, confidence")
+    sampling("--guided-until", type=float, help="progress, 0 to 1, up to which steps are guided")
+    sampling("--critic-from", type=float, help="progress, 0 to 1, from which the critic decides")
     sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
     softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
     sampling("--token-temperature", type=float, **softmax)

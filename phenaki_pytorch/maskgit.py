@@ -205,8 +205,8 @@ class MaskGit(TokenTransformer):
         token_temperature  softmax temperature of the tokens: a number, or the first step's and the last's
         critic       TokenCritic or SelfCritic, which says in place of the confidence what to draw again
         critic_scale  its guidance, as `cond_scale`
-        guided_until  the share of the steps, the first ones, that are guided; the others are taken as at scale 1
-        critic_from  the share of the steps, the first ones, after which the confidence decides, not the critic
+        guided_until  progress, in [0, 1], up to which steps are guided; the others are taken as at scale 1
+        critic_from  progress, in [0, 1], from which the critic decides; before it, the confidence does
         generator    source of all randomness; its device is the model's
         progress     tqdm, or anything that wraps the steps
 
