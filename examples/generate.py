@@ -37,7 +37,7 @@ from video_reader import read_timeline
 from word_vectors import WordVectors, words_of
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "model"
-STORY = ("a red circle moves right", "a red circle turns down", "a red circle turns left")
+STORY = ("a red circle moves right", "a red circle turns up", "a red circle turns left")
 
 Scene = tuple[str, Tensor]  # the prompt, or "given", and frames (b, c, f, h, w)
 

@@ -203,6 +203,8 @@ def write_plots(
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         axes.grid(alpha=0.3)
         if from_zero:
+            axes.update_datalim([(axes.dataLim.x0, 0)])  # so that the margin above is one of the whole height
+            axes.autoscale_view()
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
             axes.legend()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from PIL import Image
 
-from media import write_curves, write_gif, write_mp4, write_sheet
+from media import write_curves, write_gif, write_mp4, write_plots, write_sheet
 from video_folder import read_video
 
 
@@ -117,6 +118,20 @@ def test_curves_have_a_panel_for_each_column(tmp_path):
         with pytest.raises(ValueError, match=words):
             write_curves(tmp_path / "x.png", table)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_axes_from_zero_leave_room_above_lines_that_are_flat(tmp_path, monkeypatch):
+    limits, inside = [], Figure.savefig
+
+    def savefig(figure, *args, **kw):
+        limits.extend(axes.get_ylim() for axes in figure.axes)
+        inside(figure, *args, **kw)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    panels = {"high": {"a": [(1, 0.99), (2, 1.0)]}, "nothing": {"a": [(1, 0.0), (2, 0.0)]}}
+    write_plots(tmp_path / "a.png", panels, from_zero=True)
+    assert [low for low, _ in limits] == [0, 0]
+    assert 1.02 < limits[0][1] < 1.2 and limits[1][1] > 0
 
 
 def test_errors(tmp_path):

@@ -1,10 +1,13 @@
-"""The trained model that comes along: what it draws is judged."""
+"""The trained model that comes along: what it draws is judged, and what is said of it is what was measured."""
 
+import json
 from pathlib import Path
 
+import pytest
 from einops import reduce
 
 import generate
+import report
 from moving_shapes_judge import agree, judge
 from video_folder import read_video
 
@@ -31,6 +34,13 @@ def test_words_it_never_read_are_named_with_those_it_knows(tmp_path, capsys):
     assert "never read dog;" in said and all(word in said for word in ("circle", "purple", "turns", "up"))
     generate.main(["a red circle moves left", *asked[1:]])
     assert "never read" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", PRETRAINED / "README.md"], ids=["README", "model card"])
+def test_the_figures_are_those_of_the_results(path):
+    results = json.loads((PRETRAINED / "results.json").read_text())
+    text = path.read_text(encoding="utf-8")
+    assert report.filled(text, results) == text
 
 
 def test_the_files_are_small():
