@@ -195,7 +195,10 @@ def write_plots(
 
     `from_zero`: the y axes begin at 0, for what is to be seen in proportion.
     """
-    figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
+    names = list(next(iter(panels.values())))
+    shared = len(panels) > 1 and len(names) > 1 and all(list(lines) == names for lines in panels.values())
+    height = 3.5 + 0.2 * len(names) * shared  # one legend, below
+    figure = Figure(figsize=(5 * len(panels), height), layout="constrained")
     for number, (title, lines) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number)
         for name, points in lines.items():
@@ -206,8 +209,10 @@ def write_plots(
             axes.update_datalim([(axes.dataLim.x0, 0)])  # so that the margin above is one of the whole height
             axes.autoscale_view()
             axes.set_ylim(bottom=0)
-        if len(lines) > 1:
+        if len(lines) > 1 and not shared:
             axes.legend()
+    if shared:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     with _written(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 

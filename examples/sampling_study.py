@@ -193,9 +193,9 @@ def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
 def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
     """A line for each model and way: the share that is all right, against one of the columns."""
     lines = {}
-    for row in sorted(rows, key=lambda row: float(row[x])):
+    for row in rows:
         lines.setdefault(f"{row['model']}, {row['way']}", []).append((float(row[x]), row["all"]))
-    return lines
+    return {name: sorted(points) for name, points in lines.items()}
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, t
     ]
     assert {row["model"] for row in rows} == {"run"} and all(0 <= float(row["all"]) <= 1 for row in rows)
     assert [row["guidance"] for row in rows[10:]] == ["1", "1:3"] * 5
-    assert Image.open(tmp_path / "study.png").size == (1000, 350)
+    assert Image.open(tmp_path / "study.png").size == (1000, 450)  # a legend of five below two panels
 
 
 def test_guidance_goes_from_its_first_scale_to_its_last():
