@@ -92,7 +92,9 @@ def note_words(plan: Path, captions: list[str]) -> None:
     """Put the words that the model reads into its plan, so that generate.py can name them."""
     noted = json.loads(plan.read_text())
     noted["words"] = sorted({word for caption in captions for word in words_of(caption)})
-    plan.write_text(json.dumps(noted, indent=2) + "\n")
+    beside = plan.with_suffix(".new")
+    beside.write_text(json.dumps(noted, indent=2) + "\n")
+    beside.replace(plan)  # a run that is stopped here can still be resumed
 
 
 def train_maskgit(

@@ -21,7 +21,7 @@ from generate import load_model
 from moving_shapes import COLOURS, MOTIONS, SHAPES, read_caption
 from phenaki_pytorch import SelfCritic
 from sources import data_sets, held_out, mixture
-from train_maskgit import compile_transformers, watch_prior
+from train_maskgit import compile_transformers, note_words, watch_prior
 from train_tokenizer import collate_videos
 from training_loop import Recipe, build_optimizers, load_newest, lr_factor, save_checkpoint
 
@@ -104,6 +104,24 @@ def test_what_is_watched_with_all_masked_is_the_text_and_nothing_else():
     logits = maskgit.logits(batch["video_ids"], torch.ones(size, dtype=torch.bool), batch["text_embeds"])
     by_hand = nn.functional.cross_entropy(logits.flatten(0, 3), batch["video_ids"].flatten())
     assert one["blank_loss"] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_a_plan_is_never_seen_half_written(tmp_path, monkeypatch):
+    plan, inside = tmp_path / "plan.json", Path.write_text
+    plan.write_text(json.dumps({"steps": [1, 2]}))
+
+    def killed(path, text):
+        inside(path, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        note_words(plan, ["a red circle moves left"])
+    assert json.loads(plan.read_text()) == {"steps": [1, 2]}
+    monkeypatch.undo()
+    note_words(plan, ["a red circle moves left", "a blue circle"])
+    assert json.loads(plan.read_text())["words"] == ["a", "blue", "circle", "left", "moves", "red"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_half_a_checkpoint_is_refused_and_the_one_before_it_used(tmp_path, capsys):
