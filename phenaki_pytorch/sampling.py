@@ -140,6 +140,8 @@ def by_critic(
 
 def _check_scales(**scales: float) -> None:
     for name, scale in scales.items():
+        if not math.isfinite(scale):
+            raise ValueError(f"{name} must be finite, got {scale}")
         if scale < 0:
             raise ValueError(f"{name} must be at least 0, got {scale}")
 
@@ -148,7 +150,7 @@ def _check_steps(steps: int, token_temperature: float | Sequence[float]) -> None
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     ends = _ends(token_temperature)
-    if len(ends) != 2 or min(ends) <= 0:
+    if len(ends) != 2 or not all(0 < end < math.inf for end in ends):
         raise ValueError(f"token_temperature must be a number above 0, or two of them, got {token_temperature}")
 
 
