@@ -123,6 +123,11 @@ def planned_sampling(plan: dict) -> dict:
     }
 
 
+def asked_sampling(args: argparse.Namespace) -> dict:
+    """The arguments of `add_sampling` by name, None where they are not given."""
+    return {name: getattr(args, name) for name in planned_sampling({})}
+
+
 def unknown_words(folder: Path, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words of the prompts that train.py's captions had none of, and those they had, where it says so."""
     known = read_note(folder).get("words")
@@ -199,7 +204,7 @@ def draw_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None
             batch_size=args.count,
             prime_frames=None if known is None else known.to(generator.device),
             overlap=args.overlap,
-            **{name: getattr(args, name) for name in planned_sampling({})},
+            **asked_sampling(args),
             generator=generator,
             progress=partial(tqdm, desc=f"scene {number} of {len(prompts)}"),
         )

@@ -33,7 +33,7 @@ GAP = 4  # pixels between the pictures of a sheet
 
 
 @contextmanager
-def _written(path: str | Path) -> Iterator[Path]:
+def written(path: str | Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`, which becomes `path` if all goes well and goes away if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"height and width must be even for mp4, got {height} × {width}")
-    with _written(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with written(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=H264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         codec = stream.codec_context  # without these marks players guess what the colours mean
@@ -95,7 +95,7 @@ def write_gif(path: str | Path, video: Tensor, fps: float, scale: int = 1) -> No
     rate, frames = _check_fps(fps, 50), _pixels(video, scale)
     starts = [round(number * 100 / rate) for number in range(len(frames) + 1)]
     loop = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}
-    with _written(path) as temporary, av.open(str(temporary), "w", format="gif", options=loop) as container:
+    with written(path) as temporary, av.open(str(temporary), "w", format="gif", options=loop) as container:
         stream = container.add_stream("gif", rate=100)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "pal8"
         for start, pixels in zip(starts, frames):
@@ -139,7 +139,7 @@ def write_sheet(path: str | Path, rows: Sequence[tuple[str, Tensor]], *, columns
     for part in parts:
         sheet.paste(part, (GAP, top))
         top += part.height + GAP
-    with _written(path) as temporary:
+    with written(path) as temporary:
         sheet.save(temporary, format="png")
 
 
@@ -179,7 +179,7 @@ def write_curves(path: str | Path, csv_path: str | Path) -> None:
         axes.grid(alpha=0.3)
         if "loss" in name and min(values) > 0:
             axes.set_yscale("log")
-    with _written(path) as temporary:
+    with written(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
 
@@ -213,7 +213,7 @@ def write_plots(
             axes.legend()
     if shared:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", fontsize="small")
-    with _written(path) as temporary:
+    with written(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 
@@ -233,7 +233,7 @@ def write_confusion(path: str | Path, tables: dict[str, dict[str, dict[str, int]
         axes.set_xticks(range(len(read)), read, rotation=45, ha="right")
         axes.set_yticks(range(len(asked)), asked)
         axes.set(title=f"{title}, %", xlabel="read", ylabel="asked for")
-    with _written(path) as temporary:
+    with written(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
 
 

@@ -65,6 +65,12 @@ def by_halton(grid: tuple[int, int, int], device: torch.device) -> Trust:
     return lambda ids, log_probs, progress: torch.where(log_probs.isinf(), log_probs, -order)
 
 
+def passes_of(steps: int, guidance: tuple[float, float], until: float = 1.0) -> int:
+    """How many forward passes so many steps of MaskGit take, a guided one two."""
+    scales = enumerate(torch.linspace(*guidance, steps))
+    return steps + sum(bool(scale != 1) and step / steps < until for step, scale in scales)
+
+
 @dataclass(frozen=True)
 class Way:
     """An order and its settings; `token_temperature` as the first step's and the last's."""
@@ -78,12 +84,12 @@ class Way:
     critic_from: float
 
     def passes(self, steps: int, guidance: tuple[float, float]) -> int:
-        """How many forward passes so many steps take, a guided one two, with the critic's."""
-        scales, of_critic = torch.linspace(*guidance, steps), 0
+        """How many forward passes so many steps take, with the critic's."""
+        of_critic = 0
         if self.order == "critic":
             of_critic = 1 if self.critic_scale == 1 else 2
-        guided = sum(bool(scale != 1) and step / steps < self.guided_until for step, scale in enumerate(scales))
-        return steps + guided + of_critic * sum(step / steps >= self.critic_from for step in range(1, steps))
+        looks = sum(step / steps >= self.critic_from for step in range(1, steps))
+        return passes_of(steps, guidance, self.guided_until) + of_critic * looks
 
     def steps_within(self, passes: int, guidance: tuple[float, float]) -> int:
         """The most steps that take no more passes."""
@@ -174,9 +180,7 @@ def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
         settings += [(way, args.steps[-1], text) for way in ways for text in args.guidance[1:]]
         for way, budget, text in tqdm(settings, desc=folder.parent.name):
             guidance = ends(text)
-            steps = way.steps_within(
-                sum(1 if scale == 1 else 2 for scale in torch.linspace(*guidance, budget)), guidance
-            )
+            steps = way.steps_within(passes_of(budget, guidance), guidance)
             setting = {
                 "model": folder.parent.name,
                 "way": way.name,

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from generate import add_sampling, load_model, planned_sampling
+from generate import add_sampling, asked_sampling, load_model
 
 
 def share(run: Path, folder: Path, sampling: dict) -> None:
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="where to write; files that are there are replaced")
     add_sampling(parser)
     args = parser.parse_args(argv)
-    asked = {name: getattr(args, name) for name in planned_sampling({})}
+    given = {name: value for name, value in asked_sampling(args).items() if value is not None}
     try:
-        share(args.run, args.folder, {name: value for name, value in asked.items() if value is not None})
+        share(args.run, args.folder, given)
     except (ValueError, OSError) as error:
         raise SystemExit(f"share.py: {error}") from error
     for path in sorted(args.folder.rglob("*.safetensors")):

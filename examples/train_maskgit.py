@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from arguments import fps, recipe_of, sampling, scale_of
 from encoded import Captions, Encoded, encode_all
-from media import side_by_side, write_gif, write_sheet
+from media import side_by_side, write_gif, write_sheet, written
 from moving_shapes import prompts, stories
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.critic import Critic, filled_in
@@ -92,9 +92,8 @@ def note_words(plan: Path, captions: list[str]) -> None:
     """Put the words that the model reads into its plan, so that generate.py can name them."""
     noted = json.loads(plan.read_text())
     noted["words"] = sorted({word for caption in captions for word in words_of(caption)})
-    beside = plan.with_suffix(".new")
-    beside.write_text(json.dumps(noted, indent=2) + "\n")
-    beside.replace(plan)  # a run that is stopped here can still be resumed
+    with written(plan) as temporary:  # a run that is stopped here can still be resumed
+        temporary.write_text(json.dumps(noted, indent=2) + "\n")
 
 
 def train_maskgit(
