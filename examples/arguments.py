@@ -12,7 +12,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", default="moving_shapes", help="moving_shapes, or a folder of videos and images with captions")
-    add("--out", type=Path, default=Path("runs/phenaki"))
+    add("--out", type=Path, default=Path("runs/phenaki"), help="what it leaves; default: %(default)s")
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, with the arguments of before")
     add("--seed", type=int, default=0)
@@ -71,21 +71,25 @@ def parse_arguments(description: str) -> argparse.Namespace:
     loss("--judged-frames", type=int, default=3, help="of each clip, for the discriminator to learn from")
     loss("--r1-weight", type=float, default=1.0, help="of the penalty on the discriminator's gradient")
 
-    sampling = parser.add_argument_group("sampling").add_argument
-    sampling("--sampling-steps", type=int, default=24)
-    sampling("--cond-scale", type=float, default=2.0)
-    sampling("--temperature", type=float, default=4.0)
-    sampling("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
-    sampling("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
-    sampling("--guided-until", type=float, default=1.0, help="progress, 0 to 1, up to which steps are guided")
-    sampling("--critic-from", type=float, default=0.0, help="progress, 0 to 1, from which the critic decides")
-    sampling("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
-    sampling("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
+    drawing = parser.add_argument_group("sampling").add_argument
+    drawing("--sampling-steps", type=int, default=24)
+    drawing("--cond-scale", type=float, default=2.0)
+    drawing("--temperature", type=float, default=4.0)
+    drawing("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
+    drawing("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
+    drawing("--guided-until", type=float, default=1.0, help="progress, 0 to 1, up to which steps are guided")
+    drawing("--critic-from", type=float, default=0.0, help="progress, 0 to 1, from which the critic decides")
+    drawing("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
+    drawing("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
     if args.adversarial and any(size != args.size for size in args.other_sizes):
         parser.error("the discriminator judges frames of one size: --adversarial and --other-sizes exclude each other")
     if args.data != "moving_shapes" and (args.image_perceptual or args.video_perceptual):
         parser.error("the perceptual networks here learn the labels of the moving shapes; wrap your own: perceptual.py")
+    try:
+        sampling(args)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 

@@ -12,6 +12,7 @@ without_images/model and prediction/model beside the model's folder, and left ou
 import argparse
 import csv
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from media import write_confusion, write_plots
 from moving_shapes import MovingShapes
 
 MEASURES = range(11)  # 0 is the tokenizer
+UNCONDITIONAL = {0, 6}  # what can be asked without a text
+PROMPTS, OTHERS = 500, 200
 STEPS = (1, 2, 4, 8, 12, 24, 48)
 PICKED = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # shares of a training's curves that are left
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -32,18 +35,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--model", type=Path, default=PRETRAINED, help="the folder that train.py wrote")
-    add("--out", type=Path, default=Path("runs/evaluation"))
-    add("--quick", action="store_true", help="a tenth of the prompts, fewer settings")
+    add("--out", type=Path, default=Path("runs/evaluation"), help="what it leaves; default: %(default)s")
+    add("--quick", action="store_true", help="a tenth of the prompts where no number is given, fewer settings")
     add("--only", type=int, nargs="+", choices=MEASURES, default=MEASURES, help="measures; 0 is the tokenizer")
     add("--seed", type=int, default=0)
-    add("--prompts", type=int, default=500, help="of measures 1 to 4, and clips of 0")
-    add("--others", type=int, default=200, help="prompts of measures 5 to 8, and of each setting of 10")
-    add("--samples", type=int, default=64, help="of measure 9")
+    add("--prompts", type=int, help=f"of measures 1 to 4, and clips of 0; default: {PROMPTS}")
+    add("--others", type=int, help=f"prompts of measures 5 to 8, and of each setting of 10; default: {OTHERS}")
+    add("--samples", type=int, default=64, help="of measure 9; default: %(default)s")
     args = parser.parse_args(argv)
-    args.steps, args.guidance = STEPS, GUIDANCE
-    if args.quick:
-        args.prompts, args.others = args.prompts // 10, args.others // 10
-        args.steps, args.guidance = STEPS[::2], GUIDANCE[::2]
+    part, every = (10, 2) if args.quick else (1, 1)
+    args.prompts = PROMPTS // part if args.prompts is None else args.prompts
+    args.others = OTHERS // part if args.others is None else args.others
+    args.steps, args.guidance = STEPS[::every], GUIDANCE[::every]
     if min(args.prompts, args.others) < 1 or args.samples < 3:
         parser.error("expected prompts of all measures, and at least 3 samples")
     return args
@@ -55,14 +58,19 @@ def settings_of(model: Path, seed: int) -> dict:
 
 
 def beside(model: Path, name: str) -> Path | None:
-    """The model that was trained beside this one under a name, if there is one."""
+    """The model that was trained beside this one under a name; None, and a line that says so, where there is none."""
     other = model.resolve().parent / name / "model"
-    return other if other.is_dir() else None
+    if other.is_dir():
+        return other
+    print(f"left out what asks the model {name}: there is none in {other}", file=sys.stderr)
+    return None
 
 
 def sections(args: argparse.Namespace, seen: list[Judged]) -> Iterator[tuple[str, Measured]]:
     """Each measure's title and figures; what measure 1 judged is left in `seen`."""
     phenaki, settings = load_model(args.model), settings_of(args.model, args.seed)
+    if phenaki.text_encoder is None and not UNCONDITIONAL.issuperset(args.only):
+        raise ValueError("the model is unconditional: --only 0 measures it, and 6 the one in prediction/model")
     if 0 in args.only:
         size = phenaki.cvivit.image_size[0]
         world = MovingShapes("tokenizer", size=size, num_frames=phenaki.window, seed=args.seed + 1)

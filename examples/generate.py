@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from media import write_gif, write_mp4, write_sheet
 from phenaki_pytorch import Phenaki
+from phenaki_pytorch.sampling import Settings
 from video_folder import read_image, read_video
 from video_reader import read_timeline
 from word_vectors import WordVectors, words_of
@@ -47,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("prompts", nargs="*", help="one for each scene; none for an unconditional model")
     add("--model", type=Path, default=PRETRAINED, help="the folder that train.py wrote")
-    add("--out", type=Path, default=Path("video"), help="where to write: OUT.mp4, OUT.gif, OUT.png")
+    add("--out", type=Path, default=Path("video"), help="OUT.mp4, OUT.gif, OUT.png; default: %(default)s")
     add("--count", type=int, default=1, help="samples to draw")
     add("--seed", type=int, default=0)
     given = parser.add_mutually_exclusive_group().add_argument
@@ -111,8 +112,11 @@ def read_plan(folder: Path) -> dict:
 
 
 def planned_sampling(plan: dict) -> dict:
-    """The settings of `Phenaki.generate` that go with a training, the paper's where it says nothing."""
-    return {
+    """The settings of `Phenaki.generate` that go with a training, the paper's where it says nothing.
+
+    ValueError for what no sampling can follow.
+    """
+    settings = {
         "steps": plan.get("sampling_steps", 24),
         "cond_scale": plan.get("cond_scale", 7.0),
         "temperature": plan.get("temperature", 4.0),
@@ -121,6 +125,8 @@ def planned_sampling(plan: dict) -> dict:
         "guided_until": plan.get("guided_until", 1.0),
         "critic_from": plan.get("critic_from", 0.0),
     }
+    Settings(**settings)
+    return settings
 
 
 def asked_sampling(args: argparse.Namespace) -> dict:
@@ -181,7 +187,10 @@ def read_given(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> tuple[
 def frame_counts(args: argparse.Namespace, phenaki: Phenaki, scenes: int, known: int) -> list[int]:
     """New frames of each scene: as asked for, or what is left of a window in which `known` frames are given."""
     if args.frames is None:
-        return [phenaki.window - known, *[phenaki.window - args.overlap] * (scenes - 1)]
+        counts = [phenaki.window - known, *[phenaki.window - args.overlap] * (scenes - 1)]
+        if min(counts) < 1:
+            raise ValueError(f"a window of {phenaki.window} frames is given whole: lower --overlap, or say --frames")
+        return counts
     if len(args.frames) not in (1, scenes):
         raise ValueError(f"--frames must be one number, or one for each of {scenes} scenes, got {len(args.frames)}")
     return args.frames * scenes if len(args.frames) == 1 else args.frames
@@ -191,7 +200,7 @@ def draw_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None
     """The given frames, if any, and each scene's new ones; a scene goes on from the last --overlap frames."""
     if bool(args.prompts) == (phenaki.text_encoder is None):
         expected = "no prompts, as the model is unconditional" if args.prompts else "a prompt"
-        raise ValueError(f"expected {expected}, got {len(args.prompts)}")
+        raise ValueError(f"expected {expected}, got {len(args.prompts) or 'none'}")
     prompts = args.prompts or [None]
     scenes = [] if given is None else [("given", given)]
     counts = frame_counts(args, phenaki, len(prompts), 0 if given is None else given.shape[2])

@@ -10,6 +10,7 @@ one for each stage, of how its training went. The rest of a file stays as it is.
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,12 +48,14 @@ def figure(value: dict | float) -> str:
 
 
 def claims(results: dict) -> str:
-    """The table of what is claimed; what was not measured is left out."""
+    """The table of what is claimed; what was not measured is left out, and named on the way."""
     rows = ["| claim | measured | of |", "|---|---|---|"]
     for claim, place in CLAIMS.items():
         measure, _, name = place.partition(" / ")
         if value := results["measures"].get(measure, {}).get(name):
             rows.append(f"| {claim} | {figure(value)} | {value['of']} |")
+        else:
+            print(f"not measured, left out: {claim}", file=sys.stderr)
     return "\n".join(rows)
 
 
@@ -95,12 +98,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="results.json of evaluate.py")
     parser.add_argument("files", type=Path, nargs="+", help="Markdown to write the tables into")
     args = parser.parse_args(argv)
-    results = json.loads(args.results.read_text())
-    for path in args.files:
+    try:
+        results = json.loads(args.results.read_text())
+        texts = {path: path.read_text(encoding="utf-8") for path in args.files}
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"report.py: {error}") from error
+    for path, text in texts.items():
         try:
-            text = filled(path.read_text(encoding="utf-8"), results)
+            texts[path] = filled(text, results)
         except ValueError as error:
             raise SystemExit(f"report.py: {path}: {error}") from error
+    for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ b = batch · n = tokens · t, h, w = grid
 
 import argparse
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,13 +113,14 @@ def way_of(text: str, plan: dict) -> Way:
     order, *changes = text.split(",")
     if order not in ORDERS:
         raise ValueError(f"a way begins with one of {', '.join(ORDERS)}, got {text!r}")
-    settings = {name: value for name, value in planned_sampling(plan).items() if name not in ("steps", "cond_scale")}
+    settable = [name for name in planned_sampling({}) if name not in ("steps", "cond_scale")]
     for change in changes:
         name, _, value = change.partition("=")
-        if name not in settings:
-            raise ValueError(f"a way sets {', '.join(settings)}, got {change!r}")
-        settings[name] = ends(value) if name == "token_temperature" else float(value)
-    return Way(text, order, **settings)
+        if name not in settable:
+            raise ValueError(f"a way sets {', '.join(settable)}, got {change!r}")
+        plan = plan | {name: ends(value) if name == "token_temperature" else float(value)}
+    settings = planned_sampling(plan)
+    return Way(text, order, **{name: settings[name] for name in settable})
 
 
 def ends(text: str) -> tuple[float, float]:
@@ -170,11 +171,10 @@ def judged(
     return {**right, "low": low, "high": high}
 
 
-def study(args: argparse.Namespace, done: Callable[[dict], None]) -> list[dict]:
+def study(args: argparse.Namespace, models: dict[Path, Phenaki], done: Callable[[dict], None]) -> list[dict]:
     rows = []
-    for folder in args.models:
-        phenaki, plan = load_model(folder), read_plan(folder)
-        ways = [way_of(text, plan) for text in args.ways]
+    for folder, phenaki in models.items():
+        ways = [way_of(text, read_plan(folder)) for text in args.ways]
         ways = [way for way in ways if way.order != "critic" or phenaki.critic is not None]
         settings = [(way, steps, args.guidance[0]) for way in ways for steps in args.steps]
         settings += [(way, args.steps[-1], text) for way in ways for text in args.guidance[1:]]
@@ -202,19 +202,39 @@ def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
     return {name: sorted(points) for name, points in lines.items()}
 
 
-def main() -> None:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("models", type=Path, nargs="*", default=[PRETRAINED], help="folders model/ that train.py left")
     add("--ways", nargs="+", default=["confidence", "critic"], help="an order each, and settings: critic,temperature=8")
     add("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48], help="guided ones, without a critic")
     add("--guidance", nargs="+", default=["2"], help="the first with all steps, the others with the last; 1:3 rises")
-    add("--prompts", type=int, default=200)
+    add("--prompts", type=int, default=200, help="default: %(default)s")
     add("--seed", type=int, default=0)
-    add("--csv", type=Path, default=Path("sampling_study.csv"))
+    add("--csv", type=Path, default=Path("sampling_study.csv"), help="all figures; default: %(default)s")
     add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
-    args = parser.parse_args()
-    with args.csv.open("w", newline="") as file:
+    args = parser.parse_args(argv)
+    if min(args.prompts, *args.steps) < 1:
+        parser.error("expected prompts and steps above 0")
+    try:  # hours lie between the first figure and the last
+        for text in args.ways:
+            way_of(text, {})
+        for text in args.guidance:
+            for scale in ends(text):
+                planned_sampling({"cond_scale": scale})
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    try:
+        models = {folder: load_model(folder) for folder in args.models}
+        file = args.csv.open("w", newline="")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"sampling_study.py: {error}") from error
+    with file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
 
@@ -223,7 +243,7 @@ def main() -> None:
             file.flush()
             print(f"{row['model']}, {row['way']}, {row['passes']} passes, guidance {row['guidance']}: {row['all']}")
 
-        rows = study(args, done)
+        rows = study(args, models, done)
     if args.plot:
         usual = [row for row in rows if row["guidance"] == args.guidance[0]]
         last = [row for row in rows if row["budget"] == args.steps[-1] and ":" not in row["guidance"]]

@@ -13,14 +13,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from generate import add_sampling, asked_sampling, load_model
+from generate import add_sampling, asked_sampling, load_model, planned_sampling
 
 
 def share(run: Path, folder: Path, sampling: dict) -> None:
-    """Write model/, plan.json with other settings of sampling, and the curves; ValueError where there is no model."""
-    load_model(run / "model").cpu().half().save_pretrained(folder / "model")
-    plan = json.loads((run / "plan.json").read_text())
+    """Write model/, plan.json with other settings of sampling, and the curves.
+
+    ValueError where there is no model, and for settings that no sampling can follow.
+    """
+    model, plan = load_model(run / "model"), json.loads((run / "plan.json").read_text())
     plan["arguments"] |= {"sampling_steps" if name == "steps" else name: value for name, value in sampling.items()}
+    planned_sampling(plan["arguments"])
+    model.cpu().half().save_pretrained(folder / "model")
     (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
     for stage in ("tokenizer", "maskgit"):
         for curves in sorted((run / stage).glob("curves.*")):

@@ -46,10 +46,12 @@ def test_every_measure_is_there_and_comes_out_the_same_again(run, tmp_path, caps
     assert list(again["measures"]) == [title for title in titles if title[0] in "69" or title.startswith("1 ")]
 
 
-def test_what_needs_another_model_is_left_out_where_there_is_none(tmp_path):
+def test_what_needs_another_model_is_left_out_where_there_is_none(tmp_path, capsys):
     tiny().save_pretrained(tmp_path / "model")
     measures = evaluated(tmp_path / "model", tmp_path / "out", "--only", "3", "6")["measures"]
     assert list(measures) == ["3 white objects"]
+    said = capsys.readouterr().err
+    assert all(f"left out what asks the model {name}: " in said for name in ("without_images", "prediction"))
     assert not (tmp_path / "out" / "curves.png").exists()
 
 
@@ -66,8 +68,10 @@ def test_how_the_training_went_is_noted_whoever_left_the_curves(run, tmp_path):
 
 
 def test_quick_asks_a_tenth(run, tmp_path):
-    quick = evaluated(run / "model", tmp_path, "--quick", "--prompts", "20", "--others", "20", "--only", "1", "10")
-    assert quick["measures"]["1 text to video"]["all"]["of"] == 2
+    asked = evaluate.parse_arguments(["--quick"])
+    assert (asked.prompts, asked.others, asked.samples) == (50, 20, 64)
+    quick = evaluated(run / "model", tmp_path, "--quick", "--only", "1", "10")
+    assert quick["measures"]["1 text to video"]["all"]["of"] == 2  # a number that is given stays
     assert list(quick["measures"]["10 steps"]) == ["1", "4", "12", "48"]
     assert list(quick["measures"]["10 cond_scale"]) == ["1", "2", "4"]
 
@@ -76,7 +80,7 @@ def test_quick_asks_a_tenth(run, tmp_path):
     "words, message",
     [
         (("--samples", "2"), "at least 3 samples"),
-        (("--quick", "--prompts", "9"), "expected prompts"),
+        (("--quick", "--prompts", "0"), "expected prompts"),
         (("--only", "11"), "invalid choice"),
     ],
 )
@@ -84,6 +88,13 @@ def test_bad_arguments_are_refused(run, tmp_path, capsys, words, message):
     with pytest.raises(SystemExit) as caught:
         evaluated(run / "model", tmp_path, *words)
     assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_an_unconditional_model_is_measured_without_texts_alone(run, tmp_path):
+    free = run / "prediction" / "model"
+    assert "0 reconstructions" in evaluated(free, tmp_path, "--only", "0")["measures"]
+    with pytest.raises(SystemExit, match="the model is unconditional"):
+        evaluated(free, tmp_path, "--only", "0", "1")
 
 
 def test_a_folder_without_a_model_is_named(tmp_path):

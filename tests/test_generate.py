@@ -177,10 +177,11 @@ def test_errors_are_one_line(run, model, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     tiny(dim_context=8, text_encoder=WordVectors(8)).save_pretrained(tmp_path / "other")
     for words, message in {
-        (): "expected a prompt",
+        (): "expected a prompt, got none",
         ("a", "b", "--frames", 1, 2, 3): "one for each of 2 scenes",
         ("a", "--frames", 0): "num_frames must be at least 1",
         ("a", "b", "--overlap", 4): "--overlap must be",
+        ("a", "b", "--overlap", 9): "window of 9 frames is given whole",
         ("a", "--scale", 1, "--image", tmp_path / "none.png"): "none.png",
         ("a", "--video", tmp_path / "text.mp4"): "text.mp4",
     }.items():

@@ -28,7 +28,7 @@ def results():
     return json.loads(json.dumps(evaluate.plain(RESULTS)))
 
 
-def test_each_figure_stands_in_its_row(results):
+def test_each_figure_stands_in_its_row(results, capsys):
     text = report.filled(TEXT, results)
     assert '| text to video, "moves": all right | 97.7 % [96, 99] | 350 |' in text
     assert "| prediction from 5 frames: error, pixels | 0.50 [0.39, 0.61] | 3 |" in text
@@ -36,6 +36,7 @@ def test_each_figure_stands_in_its_row(results):
     assert "| tokenizer, step | loss | psnr_first |\n|---|---|---|\n| 200 | 0.0249 | 18.9 |" in text
     assert "| maskgit, step | loss | accuracy |\n|---|---|---|\n| 9,000 | 1.08 | 0.885 |" in text
     assert "standing still" not in text  # was not measured
+    assert "not measured, left out: the same, standing still\n" in capsys.readouterr().err
     assert "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n") and "\nbetween " in text
 
 
@@ -52,3 +53,15 @@ def test_a_file_without_a_place_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"card\.md: expected a place"):
         report.main([str(tmp_path / "results.json"), str(tmp_path / "card.md")])
     assert (tmp_path / "card.md").read_text() == "nothing"
+
+
+def test_no_file_is_written_if_one_cannot_be(tmp_path, results):
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "good.md").write_text(TEXT)
+    (tmp_path / "bad.md").write_text("nothing")
+    for other, message in (("bad.md", "expected a place"), ("none.md", "No such file")):
+        with pytest.raises(SystemExit, match=message):
+            report.main([str(tmp_path / name) for name in ("results.json", "good.md", other)])
+        assert (tmp_path / "good.md").read_text() == TEXT
+    with pytest.raises(SystemExit, match=r"report\.py: .*nowhere"):
+        report.main([str(tmp_path / "nowhere"), str(tmp_path / "good.md")])

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import sys
+import re
 from itertools import pairwise
 
 import pytest
@@ -79,8 +79,7 @@ def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, t
     options += ["--csv", str(tmp_path / "study.csv")]
     late = "critic,guided_until=0.5,critic_from=0.5"
     ways = ["--ways", "confidence", "critic", "random", "halton", late]
-    monkeypatch.setattr(sys, "argv", ["", str(model), *options, *ways, "--plot", str(tmp_path / "study.png")])
-    sampling_study.main()
+    sampling_study.main([str(model), *options, *ways, "--plot", str(tmp_path / "study.png")])
     assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15, 7, 15]
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -128,7 +127,12 @@ def test_a_way_is_the_trainings_settings_but_for_what_it_says():
 
 
 @pytest.mark.parametrize(
-    "text, message", [("doubt", "one of confidence"), ("critic,heat=8", "sets temperature.*heat=8")]
+    "text, message",
+    [
+        ("doubt", "one of confidence"),
+        ("critic,heat=8", "sets temperature.*heat=8"),
+        ("critic,temperature=-1", "temperature must be at least 0"),
+    ],
 )
 def test_ways_that_are_none_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
@@ -138,3 +142,26 @@ def test_ways_that_are_none_are_refused(text, message):
 def test_lines_go_along_their_axis():
     rows = [{"model": "a", "way": "critic", "passes": p, "all": p / 10} for p in (8, 1, 4)]
     assert lines_of(rows, "passes") == {"a, critic": [(1, 0.1), (4, 0.4), (8, 0.8)]}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--steps", "0"), "above 0"),
+        (("--prompts", "0"), "above 0"),
+        (("--guidance", "2", "1:-3"), "cond_scale must be at least 0, got -3"),
+        (("--guidance", "much"), "much"),
+        (("--ways", "critic", "critic,guided_until=3"), r"guided_until must lie in \[0, 1\], got 3"),
+    ],
+)
+def test_a_study_that_cannot_end_does_not_begin(model, tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        sampling_study.main([str(model), *words, "--csv", str(tmp_path / "study.csv")])
+    assert caught.value.code == 2 and re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "study.csv").exists()
+
+
+def test_a_folder_without_a_model_is_named(model, tmp_path):
+    with pytest.raises(SystemExit, match=r"sampling_study.py: no model in .*nowhere"):
+        sampling_study.main([str(model), str(tmp_path / "nowhere"), "--csv", str(tmp_path / "study.csv")])
+    assert not (tmp_path / "study.csv").exists()

@@ -49,6 +49,12 @@ def test_the_plan_says_how_to_sample_where_it_was_told(run, tmp_path):
     assert planned_sampling(plan)["steps"] == 12
 
 
+def test_settings_that_no_sampling_can_follow_are_refused(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"share\.py: guided_until must lie in \[0, 1\], got 3"):
+        share.main([str(run), str(tmp_path / "small"), "--guided-until", "3"])
+    assert not (tmp_path / "small").exists()
+
+
 def test_no_plan_is_an_error(run, tmp_path):
     (run / "plan.json").unlink()
     with pytest.raises(SystemExit, match=r"share\.py: .*plan\.json"):

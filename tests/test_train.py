@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from arguments import parse_arguments
 from conftest import tiny_maskgit, tiny_phenaki, tiny_token_critic
 from generate import load_model
 from moving_shapes import COLOURS, MOTIONS, SHAPES, read_caption
@@ -79,6 +80,13 @@ def test_killed_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_pa
     assert set(json.loads((broken / "plan.json").read_text())["words"]) == {
         *("a", "moves", "turns", *SHAPES, *MOTIONS, *COLOURS)
     }
+
+
+def test_settings_of_sampling_are_checked_before_anything_is_trained(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--guided-until", "3"])
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments("")
+    assert caught.value.code == 2 and "guided_until must lie in [0, 1], got 3.0" in capsys.readouterr().err
 
 
 def test_without_captions_the_model_is_unconditional(tmp_path):
