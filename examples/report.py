@@ -27,13 +27,17 @@ CLAIMS = {
     "prediction from 5 frames: error, pixels": "6 prediction / error",
     "the same, standing still": "6 prediction / error, standing still",
     "the same, constant velocity": "6 prediction / error, constant velocity",
-    'a story of three prompts, "turns": every scene right': "7 story, turns / every scene right",
     'a story of three prompts, "moves": every scene right': "7 story, moves / every scene right",
-    "change across its seams over that within its scenes": "7 story, turns / seam ratio",
-    "speed over the drawn one": "7 story, turns / speed over the drawn one",
-    "the first of ten windows of one prompt": "8 ten windows / window 1",
-    "the tenth": "8 ten windows / window 10",
-    "spread of 64 starts of one prompt over that of the data": "9 variety / spread over the data's",
+    'a story of three prompts, "turns": every scene right': "7 story, turns / every scene right",
+    'the same stories, "turns": change across the seams over that within the scenes': "7 story, turns / seam ratio",
+    'the same stories, "turns": speed of the object over that of drawn clips': (
+        "7 story, turns / speed over the drawn one"
+    ),
+    "ten windows of one prompt: all right in the first": "8 ten windows / window 1",
+    "the same, in the tenth": "8 ten windows / window 10",
+    "variety: how far apart 64 videos of one prompt start, over the same of drawn clips": (
+        "9 variety / spread over the data's"
+    ),
 }
 
 

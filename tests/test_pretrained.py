@@ -1,6 +1,7 @@
 """The trained model that comes along: what it draws is judged, and what is said of it is what was measured."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from video_folder import read_video
 
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "examples" / "pretrained"
+CARD = (PRETRAINED / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_first_command_tells_its_story(tmp_path, monkeypatch):
@@ -34,6 +36,14 @@ def test_words_it_never_read_are_named_with_those_it_knows(tmp_path, capsys):
     assert "never read dog;" in said and all(word in said for word in ("circle", "purple", "turns", "up"))
     generate.main(["a red circle moves left", *asked[1:]])
     assert "never read" not in capsys.readouterr().err
+
+
+def test_the_snippet_of_its_card_draws_what_it_asks_for():
+    [snippet] = re.findall(r"^```python\n(.*?)^```", CARD, re.MULTILINE | re.DOTALL)
+    ran = {}
+    exec(snippet, ran)
+    [verdict] = judge(ran["video"])
+    assert agree(verdict, "a red circle moves left").all, verdict
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", PRETRAINED / "README.md"], ids=["README", "model card"])
