@@ -143,7 +143,7 @@ def main() -> None:
         if not planned.is_file():
             raise SystemExit(f"nothing to resume: {planned} is not there")
         saved = json.loads(planned.read_text())
-        args = argparse.Namespace(**saved["arguments"], out=args.out, resume=True)
+        args = argparse.Namespace(**vars(args) | saved["arguments"])  # what a plan of before has not is as by default
         steps = saved["steps"]
     if args.precision == "auto":
         args.precision = "bf16" if fast_bfloat16() else "no"
