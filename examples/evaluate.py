@@ -12,6 +12,7 @@ without_images/model and prediction/model beside the model's folder, and left ou
 import argparse
 import csv
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -120,11 +121,15 @@ def sections(args: argparse.Namespace, seen: list[Judged]) -> Iterator[tuple[str
 
 
 def plain(value: object) -> object:
-    """What json can say: a share or a mean with its interval and number of trials."""
+    """What JSON can say: a share or a mean with its interval and number of trials, null for what is not finite."""
     if isinstance(value, Share | Mean):
         kind, (low, high) = type(value).__name__.lower(), value.interval()
-        return {"kind": kind, "value": float(value), "low": low, "high": high, "of": value.trials}
-    return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+        return plain({"kind": kind, "value": float(value), "low": low, "high": high, "of": value.trials})
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def curves_of(model: Path) -> dict[str, list[dict[str, float]]]:
@@ -144,7 +149,7 @@ def write(args: argparse.Namespace, measured: dict[str, Measured], seen: list[Ju
     """Write results.json and the plots of what was measured."""
     args.out.mkdir(parents=True, exist_ok=True)
     asked = {name: getattr(args, name) for name in ("seed", "prompts", "others", "samples")}
-    results = {"asked": asked, "minutes": seconds / 60, "measures": plain(measured), "curves": curves_of(args.model)}
+    results = {"asked": asked, "minutes": seconds / 60, "measures": measured, "curves": curves_of(args.model)}
     if seen:
         results["confusion"] = seen[0].confusion()
         write_confusion(args.out / "confusion.png", results["confusion"])
@@ -156,7 +161,7 @@ def write(args: argparse.Namespace, measured: dict[str, Measured], seen: list[Ju
     }
     if panels:
         write_plots(args.out / "curves.png", panels, ylabel="all right", from_zero=True)
-    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (args.out / "results.json").write_text(json.dumps(plain(results), indent=2, allow_nan=False) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

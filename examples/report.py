@@ -41,14 +41,16 @@ CLAIMS = {
 }
 
 
-def figure(value: dict | float) -> str:
-    """A share in percent, another figure as it is; with its 95 % interval, where it has one."""
+def figure(value: dict | float | None) -> str:
+    """A share in percent, another figure as it is; with its 95 % interval, where it has one. "-" is not a number."""
+    if value is None:
+        return "-"
     if not isinstance(value, dict):
         return f"{value:.3g}"
-    low, high = value["low"], value["high"]
+    middle, low, high = (value[name] for name in ("value", "low", "high"))
     if value["kind"] == "share":
-        return f"{100 * value['value']:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    return f"{value['value']:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{100 * middle:.1f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return "-" if middle is None else f"{middle:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
 
 
 def claims(results: dict) -> str:
@@ -78,7 +80,7 @@ def curves(results: dict) -> str:
     for stage, rows in results["curves"].items():
         names = [name for name in rows[0] if name not in ("step", "lr")]
         lines = [f"| {stage}, step | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-        lines += [f"| {row['step']:,.0f} | {' | '.join(f'{row[name]:.3g}' for name in names)} |" for row in rows]
+        lines += [f"| {row['step']:,.0f} | {' | '.join(figure(row[name]) for name in names)} |" for row in rows]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 

@@ -40,6 +40,19 @@ def test_each_figure_stands_in_its_row(results, capsys):
     assert "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n") and "\nbetween " in text
 
 
+@pytest.mark.parametrize("values, said", [([], "-"), ([0.5], "0.50"), ([0.4, 0.6], "0.50 [0.30, 0.70]")])
+def test_what_could_not_be_measured_is_no_number(values, said):
+    as_json = json.dumps(evaluate.plain({"error": Mean(values), "psnr": float("nan")}), allow_nan=False)
+    again = json.loads(as_json)
+    assert report.figure(again["error"]) == said and again["error"]["of"] == len(values)
+    assert report.figure(again["psnr"]) == "-"
+
+
+def test_curves_of_a_training_that_failed_are_shown(results):
+    results["curves"]["maskgit"].append(evaluate.plain({"step": 9200.0, "loss": float("nan"), "accuracy": 0.1}))
+    assert "| 9,200 | - | 0.1 |" in report.filled(TEXT, results)
+
+
 def test_what_is_written_twice_is_written_the_same(results):
     once = report.filled(TEXT, results)
     assert report.filled(once, results) == once
