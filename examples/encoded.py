@@ -3,25 +3,47 @@
 b = batch · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
+import random
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mixture import Batches, Source, stack_clips
+from mixture import Batches, Source
 from phenaki_pytorch.texts import TextEncoder
 
 
 class Encoded(Dataset):
-    """Clips that were turned into ids once: {"ids": int64 (t, h, w), "caption": str}."""
+    """Clips that were turned into ids once: {"ids": int64 (t, h, w), "caption": str, "prime_steps": int}.
 
-    def __init__(self, ids: Tensor, captions: list[str]):
-        self.ids, self.captions = ids, captions
+    ids          (n, t, h, w)
+    captions     of each clip, t of them: of the whole, and of what is seen after its first 1, ... t − 1 time steps
+    prime_prob   share of the draws that are continuations: 1 to t − 1 of their first time steps are given, and the
+                 caption is that of the whole or, as often, of what comes after these
+    """
+
+    def __init__(self, ids: Tensor, captions: list[list[str]], *, prime_prob: float = 0.0, seed: int = 0):
+        self.ids, self.captions, self.prime_prob, self.seed = ids, captions, prime_prob, seed
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict:
-        return {"ids": self.ids[index].long(), "caption": self.captions[index]}
+        return {"ids": self.ids[index].long(), "caption": self.captions[index][0], "prime_steps": 0}
+
+    def draw(self, index: int, epoch: int) -> dict:
+        """An item as it is trained on, a function of (seed, index, epoch) alone."""
+        rng, item, steps = random.Random(f"{self.seed} {index} {epoch}"), self[index], self.ids.shape[1]
+        if steps == 1 or rng.random() >= self.prime_prob:
+            return item
+        given = rng.randint(1, steps - 1)
+        return item | {"prime_steps": given, "caption": self.captions[index][rng.choice((0, given))]}
+
+    def split(self, kept: int) -> tuple["Encoded", "Encoded"]:
+        """The first clips, and the others."""
+        parts = (slice(kept), slice(kept, None))
+        of = {"prime_prob": self.prime_prob, "seed": self.seed}
+        return tuple(Encoded(self.ids[part], self.captions[part], **of) for part in parts)
 
 
 class Captions:
@@ -45,17 +67,26 @@ class Captions:
 
     def collate(self, items: list[dict]) -> dict[str, Tensor]:
         batch = {"video_ids": torch.stack([item["ids"] for item in items])}
+        batch["prime_steps"] = torch.tensor([item["prime_steps"] for item in items])
         if self.encoder is None:
             return batch
         embeds, mask = self([item["caption"] for item in items])
         return batch | {"text_embeds": embeds, "text_mask": mask}
 
 
-def encode_all(cvivit: nn.Module, dataset: Dataset, count: int, *, seed: int, device: torch.device) -> Encoded:
-    """The ids of at least `count` draws of a data set of videos, in the order of `Batches`."""
-    draws = Batches([Source(dataset, 1.0, 50)], stack_clips, seed=seed, steps=-(-count // 50))
+def encode_all(
+    cvivit: nn.Module, dataset: Dataset, count: int, *, seed: int, device: torch.device, prime_prob: float = 0.0
+) -> Encoded:
+    """The ids of at least `count` draws of a data set of videos, in the order of `Batches`.
+
+    Items that have no "captions_after" are told by their one caption, from wherever one goes on.
+    """
+    draws = Batches([Source(dataset, 1.0, 50)], list, seed=seed, steps=-(-count // 50))
     ids, captions = [], []
-    for videos, texts in (draws[i] for i in range(len(draws))):
-        ids.append(cvivit.encode(videos.to(device)).int().cpu())
-        captions += texts
-    return Encoded(torch.cat(ids), captions)
+    for items in (draws[i] for i in range(len(draws))):
+        ids.append(cvivit.encode(torch.stack([item["video"] for item in items]).to(device)).int().cpu())
+        given = [cvivit.num_frames(steps) for steps in range(1, ids[-1].shape[1])]
+        for item in items:
+            after = item.get("captions_after")
+            captions.append([item["caption"], *(item["caption"] if after is None else after[n - 1] for n in given)])
+    return Encoded(torch.cat(ids), captions, prime_prob=prime_prob, seed=seed)

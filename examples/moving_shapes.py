@@ -73,6 +73,13 @@ class Clip(NamedTuple):
     start: tuple[float, float]
     caption: str
 
+    def caption_after(self, frames: int) -> str:
+        """What is seen after so many first frames, in words: once it has turned, it moves."""
+        *thing, verb, motion = self.caption.split()
+        if verb == "turns" and set(self.motions[frames - 1 :]) == {motion}:
+            verb = "moves"
+        return " ".join((*thing, verb, motion))
+
 
 def cover(shape: str, centres: Tensor, size: int) -> Tensor:
     """Share of each pixel that the shape covers: centres (..., 2), in sides -> (..., h, w) in [0, 1]."""
@@ -108,6 +115,7 @@ def draw(clips: Sequence[Clip], size: int = 32) -> Tensor:
 class MovingShapes(Dataset):
     """Items {"video": (3, f, h, w) in [0, 1], "caption": str}, each a function of (split, seed, index) alone.
 
+    Those of "captioned_video" also have "captions_after", what is seen after the first 1, 2, ... f − 1 frames.
     `split` is a key of `SPLITS`. "captioned_images" has one frame whatever `num_frames`; the items of "tokenizer"
     have empty captions. Of the clips of three frames or more, 30 % turn: they start with another motion, and the
     steps from frame k on go the named way, k drawn from 1 to `TURN_LATEST` (or to the last step, if sooner).
@@ -151,7 +159,11 @@ class MovingShapes(Dataset):
         clips = [self.clip(index) for index in indices]
         videos = draw(clips, self.size)
         captions = ["" if self.split == "tokenizer" else clip.caption for clip in clips]
-        return [{"video": video, "caption": caption} for video, caption in zip(videos, captions)]
+        items = [{"video": video, "caption": caption} for video, caption in zip(videos, captions)]
+        if self.split == "captioned_video":
+            for item, clip in zip(items, clips):
+                item["captions_after"] = [clip.caption_after(frames) for frames in range(1, self.num_frames)]
+        return items
 
     def told(self, count: int) -> tuple[Tensor, list[str]]:
         """The first clips, (b, 3, f, h, w), and what they show in words, whatever the captions of the items."""

@@ -88,8 +88,14 @@ def plan(
         t, h, w = maskgit.grid
         texts = [""] * 100 if args.data != "moving_shapes" else prompts("seen", 100)
         draws = tuple(
-            None if dataset is None else Encoded(torch.randint(maskgit.num_tokens, (100, frames, h, w)), texts)
-            for dataset, frames in zip(sets[0], (t, 1))
+            None
+            if dataset is None
+            else Encoded(
+                torch.randint(maskgit.num_tokens, (100, steps, h, w)),
+                [[text] * steps for text in texts],
+                prime_prob=args.prime_prob,
+            )
+            for dataset, steps in zip(sets[0], (t, 1))
         )
         prior = copy.deepcopy(maskgit)
         phenaki = build_phenaki(copy.deepcopy(cvivit), prior, build_critic(args, prior), captions.encoder)

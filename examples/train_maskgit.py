@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from arguments import fps, recipe_of, sampling, scale_of
-from encoded import Captions, Encoded, encode_all
+from encoded import Captions, encode_all
 from media import side_by_side, write_gif, write_sheet, written
 from moving_shapes import prompts, stories
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
@@ -39,7 +40,6 @@ def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int | None) -
         heads=max(1, args.dim[1] // 32),
         dim_head=32,
         dim_context=width,
-        prime_prob=args.prime_prob,
         schedule=args.mask_schedule,
     )
 
@@ -88,10 +88,10 @@ def compile_transformers(phenaki: Phenaki) -> None:
         reader.transformer.compile()
 
 
-def note_words(plan: Path, captions: list[str]) -> None:
+def note_words(plan: Path, captions: Iterable[Sequence[str]]) -> None:
     """Put the words that the model reads into its plan, so that generate.py can name them."""
     noted = json.loads(plan.read_text())
-    noted["words"] = sorted({word for caption in captions for word in words_of(caption)})
+    noted["words"] = sorted({word for texts in captions for text in texts for word in words_of(text)})
     with written(plan) as temporary:  # a run that is stopped here can still be resumed
         temporary.write_text(json.dumps(noted, indent=2) + "\n")
 
@@ -103,19 +103,19 @@ def train_maskgit(
     folder.mkdir(exist_ok=True)
     phenaki.to(accelerator.device)
     accelerator.print("encoding clips for the second stage")
-    draw = {"seed": args.seed, "device": accelerator.device}
+    draw = {"seed": args.seed, "device": accelerator.device, "prime_prob": args.prime_prob}
     encoded = [
         encode_all(phenaki.cvivit, dataset, args.encoded, **draw) if dataset is not None and weight else None
         for dataset, weight in zip(sets, (args.video_weight, args.image_weight[1]))
     ]
     if isinstance(phenaki.text_encoder, WordVectors) and accelerator.is_main_process:
-        note_words(args.out / "plan.json", [text for clips in encoded if clips is not None for text in clips.captions])
+        read = (texts for clips in encoded if clips is not None for texts in clips.captions)
+        note_words(args.out / "plan.json", read)
     # The last clips are watched, not trained on.
     place = 0 if encoded[0] is not None else 1
     clips = encoded[place]
-    kept = len(clips) - min(64, len(clips) // 10)
-    watched = captions.collate([clips[i] for i in range(kept, len(clips))])
-    encoded[place] = Encoded(clips.ids[:kept], clips.captions[:kept])
+    encoded[place], last = clips.split(len(clips) - min(64, len(clips) // 10))
+    watched = captions.collate([last[i] for i in range(len(last))])
     batches = mixture(args, 1, [tuple(encoded)], captions.collate, accelerator, steps)
     watch = {"evaluate": partial(watch_prior, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
@@ -126,7 +126,7 @@ def train_maskgit(
     phenaki = build_phenaki(phenaki.cvivit, maskgit, critic[0] if critic else None, phenaki.text_encoder).eval()
     if accelerator.is_main_process:
         phenaki.save_pretrained(args.out / "model")
-        show_samples(args, phenaki, clips.captions)
+        show_samples(args, phenaki, [texts[0] for texts in clips.captions])
     return phenaki
 
 

@@ -33,6 +33,18 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = Fal
         raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
 
 
+def check_prime_steps(prime_steps: Tensor, real: Tensor) -> None:
+    """Refuse what is not int64 (b,), from 0 to one fewer than each sample's real time steps, (b,)."""
+    if prime_steps.dtype != torch.int64 or prime_steps.shape != real.shape:
+        expected, got = f"int64 {tuple(real.shape)}", f"{prime_steps.dtype} {tuple(prime_steps.shape)}"
+        raise ValueError(f"prime_steps must be {expected}, got {got}")
+    if _free_to_look(prime_steps) and ((prime_steps < 0) | (prime_steps >= real)).any():
+        raise ValueError(
+            f"prime_steps must be from 0 to one fewer than the real time steps, {real.tolist()}, "
+            f"got {prime_steps.tolist()}"
+        )
+
+
 def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], temporal_patch_size: int) -> Tensor:
     """Which ids are real, bool (b, t, h, w), given which frames are: bool (b, f), f = 1 + (t - 1) · pt.
 

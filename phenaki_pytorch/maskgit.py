@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.checks import batch_of, check_mask
+from phenaki_pytorch.checks import batch_of, check_mask, check_prime_steps
 from phenaki_pytorch.sampling import (
     Logits,
     Progress,
@@ -25,10 +25,12 @@ from phenaki_pytorch.sampling import (
     by_confidence,
     by_critic,
     draw_mask,
-    draw_primes,
+    draw_prime_steps,
+    first_steps,
     mask_share,
     masked_places,
     parallel_decode,
+    real_steps,
 )
 from phenaki_pytorch.token_transformer import TokenTransformer
 
@@ -101,16 +103,19 @@ class MaskGit(TokenTransformer):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
+        prime_steps: Tensor | None = None,
     ) -> Tensor:
         """The loss, a scalar: mean cross-entropy, in nats, of the masked tokens of the batch.
 
         ids           int64 (b, t, h, w), of a grid up to the window; images are t = 1
         context       text embeddings (b, m, c); context_mask: bool (b, m), True where real
         token_mask    bool (b, t, h, w), True where real; others are neither attended to, nor masked, nor counted
+        prime_steps   int64 (b,), how many first time steps of each clip are given, fewer than it has real; in place
+                      of what `prime_prob` draws, where the text is to speak of what comes after them
 
         Raises ValueError where a shape, a size or (on the CPU) a value does not fit.
         """
-        return self.losses(ids, context, context_mask, token_mask).total
+        return self.losses(ids, context, context_mask, token_mask, prime_steps).total
 
     def losses(
         self,
@@ -118,6 +123,7 @@ class MaskGit(TokenTransformer):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
+        prime_steps: Tensor | None = None,
     ) -> MaskGitLosses:
         """What `forward` gives, with the mask that was drawn and the logits: all that a critic learns from."""
         b, t, h, w = self.check_grid(ids)
@@ -129,8 +135,11 @@ class MaskGit(TokenTransformer):
             real = rearrange(token_mask, "b t h w -> b (t h w)")
         keys_values, context_mask = self.read_context(context, context_mask)
         flat = rearrange(ids, "b t h w -> b (t h w)")
-        primes = draw_primes(real, t, share=self.prime_prob if self.training else 0.0)
-        masked = draw_mask(real & ~primes, schedule=self.schedule)
+        if prime_steps is None:
+            prime_steps = draw_prime_steps(real, t, share=self.prime_prob if self.training else 0.0)
+        else:
+            check_prime_steps(prime_steps, real_steps(real, t))
+        masked = draw_mask(real & ~first_steps(prime_steps, t, t * h * w), schedule=self.schedule)
         # Only what the loss looks at goes through the last block and through the output projection, the widest product.
         places = masked_places(masked)
         x = self.features(

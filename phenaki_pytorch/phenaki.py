@@ -109,6 +109,7 @@ class Phenaki(Pretrained):
         text_embeds: Tensor | None = None,
         text_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
+        prime_steps: Tensor | None = None,
     ) -> Tensor:
         """The loss, a scalar, of videos and their texts: MaskGit's, and the critic's if there is one.
 
@@ -118,6 +119,8 @@ class Phenaki(Pretrained):
         text_embeds   (b, m, d) and text_mask, bool (b, m), what the text encoder gave for them
         frame_mask    bool (b, f), True for the real frames of clips that were padded at the end to one length;
                       each has 1 + k · temporal_patch_size of them
+        prime_steps   int64 (b,), how many first time steps of each clip are given, as in a continuation, so that the
+                      text may speak of what comes after them; in place of what MaskGit's `prime_prob` draws
         """
         return self.losses(
             videos,
@@ -126,6 +129,7 @@ class Phenaki(Pretrained):
             text_embeds=text_embeds,
             text_mask=text_mask,
             frame_mask=frame_mask,
+            prime_steps=prime_steps,
         ).total
 
     def losses(
@@ -137,6 +141,7 @@ class Phenaki(Pretrained):
         text_embeds: Tensor | None = None,
         text_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
+        prime_steps: Tensor | None = None,
     ) -> PhenakiLosses:
         """The parts of the loss; arguments as in `forward`.
 
@@ -149,7 +154,7 @@ class Phenaki(Pretrained):
         if video_ids is None:
             video_ids = self.cvivit.encode(videos)
         token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self._windows.step)
-        losses = self.maskgit.losses(video_ids, context, context_mask, token_mask)
+        losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps)
         if self.critic is None:
             return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
         filled, wrong = filled_in(video_ids, losses)

@@ -72,22 +72,31 @@ def draw_mask(
     return (rank < count[:, None]) & token_mask
 
 
-def draw_primes(token_mask: Tensor, t: int, *, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Choose what training gives, so that it resembles a continuation: the first time steps of some of the clips.
+def real_steps(token_mask: Tensor, t: int) -> Tensor:
+    """How many time steps of each sample have real tokens: bool (b, n), n = t · h · w -> (b,)."""
+    return rearrange(token_mask, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
+
+
+def draw_prime_steps(token_mask: Tensor, t: int, *, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """How many first time steps of each clip training gives, so that some resemble continuations: int64 (b,).
 
     token_mask  bool (b, n), True for real tokens, n = t · h · w
     share       of the clips, drawn at random; of each, 1 to all but one of its real time steps are given
 
-    Returns bool (b, n), True where the token is given; nowhere in images, which have one time step.
+    0 of the others, and of images, which have one time step.
     """
-    if share == 0:
-        return torch.zeros_like(token_mask)
     b, device = token_mask.shape[0], token_mask.device
-    lengths = rearrange(token_mask, "b (t s) -> b t s", t=t).any(dim=2).sum(dim=1)
+    if share == 0:
+        return torch.zeros(b, dtype=torch.int64, device=device)
+    lengths = real_steps(token_mask, t)
     chosen = (uniform((b,), device, generator) < share) & (lengths > 1)
-    steps = 1 + (uniform((b,), device, generator) * (lengths - 1)).long()
-    given = torch.arange(t, device=device) < (chosen * steps)[:, None]
-    return repeat(given, "b t -> b (t s)", s=token_mask.shape[1] // t)
+    return chosen * (1 + (uniform((b,), device, generator) * (lengths - 1)).long())
+
+
+def first_steps(steps: Tensor, t: int, n: int) -> Tensor:
+    """Which of n = t · h · w tokens lie in so many first time steps: (b,) -> bool (b, n)."""
+    given = torch.arange(t, device=steps.device) < steps[:, None]
+    return repeat(given, "b t -> b (t s)", s=n // t)
 
 
 def masked_places(masked: Tensor) -> Tensor | None:

@@ -69,20 +69,6 @@ def test_the_mask_is_drawn_among_real_tokens_by_the_schedule(monkeypatch):
     assert torch.equal(asked[0][0], real.flatten(1))
 
 
-def test_in_training_so_many_clips_are_continuations_with_their_first_time_steps_given(monkeypatch):
-    asked, drawn = [], module.draw_mask
-    monkeypatch.setattr(module, "draw_mask", lambda real, **o: asked.append(real) or drawn(real, **o))
-    model = no_drop(dim_context=None, prime_prob=0.3)
-    for _ in range(500):
-        model(make_ids())
-    steps = torch.cat(asked).unflatten(1, (GRID[0], -1)).any(dim=2)
-    assert (~steps[:, 0]).float().mean().item() == pytest.approx(0.3, abs=0.05) and steps[:, -1].all()
-    asked.clear()
-    model.eval()(make_ids())
-    no_drop(dim_context=None)(make_ids())
-    assert torch.cat(asked).all()
-
-
 def test_compiled_for_any_batch_size_the_loss_is_the_same():
     model = tiny_maskgit(prime_prob=0.5)
     compiled = torch.compile(model, backend="eager", dynamic=True)

@@ -175,3 +175,18 @@ def test_world_checks_its_arguments():
     for caption in ("", "red circle", "a pink circle", "a red disc moves up", "a red circle flies up"):
         with pytest.raises(ValueError, match=f"got '{caption}'"):
             read_caption(caption)
+
+
+def test_what_is_seen_after_the_turn_moves():
+    dataset, seen = MovingShapes("captioned_video"), set()
+    for index in range(200):
+        clip = dataset.clip(index)
+        *_, verb, motion = clip.caption.split()
+        for frames in range(1, 9):
+            later = clip.motions[frames - 1 :]
+            expected = "moves" if set(later) == {motion} else "turns"
+            assert clip.caption_after(frames) == clip.caption.replace(verb, expected)
+            seen.add((verb, expected))
+        assert dataset[index]["captions_after"] == [clip.caption_after(frames) for frames in range(1, 9)]
+    assert seen == {("moves", "moves"), ("turns", "turns"), ("turns", "moves")}
+    assert "captions_after" not in MovingShapes("seen")[0]

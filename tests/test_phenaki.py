@@ -103,6 +103,16 @@ def test_the_loss_of_an_image_touches_its_own_frame_only(monkeypatch):
     assert seen == [6 * 4 + 4, 2 * 4]
 
 
+def test_of_so_many_time_steps_that_are_given_nothing_is_learnt(monkeypatch):
+    model, seen = tiny_phenaki(), []
+    model.maskgit.to_logits.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr("phenaki_pytorch.maskgit.draw_mask", lambda real, **_: real)
+    model(clips(), texts=TEXTS, prime_steps=torch.tensor([5, 2]))
+    assert seen == [(6 - 5) * 4 + (6 - 2) * 4]
+    with pytest.raises(ValueError, match=r"prime_steps must be .*\[6, 6\], got \[6, 0\]"):
+        model(clips(), texts=TEXTS, prime_steps=torch.tensor([6, 0]))
+
+
 def test_without_texts_it_learns_and_draws():
     model, videos = tiny_phenaki(dim_context=None), clips()
     assert model.text_encoder is None

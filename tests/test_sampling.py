@@ -1,4 +1,4 @@
-"""Schedules, the training mask, what training gives, and random draws: exact counts, distributions that match."""
+"""Schedules, the training mask, and random draws: exact counts, distributions that match."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import seed
-from phenaki_pytorch.sampling import categorical, draw_mask, draw_primes, gumbel, mask_share
+from phenaki_pytorch.sampling import categorical, draw_mask, gumbel, mask_share
 
 # schedules
 
@@ -63,41 +63,6 @@ def test_the_mask_follows_its_generator_alone():
     real, before = torch.ones(4, 30, dtype=torch.bool), torch.get_rng_state()
     assert torch.equal(draw_mask(real, generator=seed()), draw_mask(real, generator=seed()))
     assert not torch.equal(draw_mask(real, generator=seed()), draw_mask(real, generator=seed(1)))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-# what training gives
-
-
-def primed(real_steps, share, times=1):
-    """Which time steps of clips with so many real ones, of 6, are given: (times · b, 6), whole or not at all."""
-    real = (torch.arange(6) < torch.tensor(real_steps).repeat(times)[:, None]).repeat_interleave(4, dim=1)
-    given = draw_primes(real, 6, share=share).unflatten(1, (6, 4))
-    assert torch.equal(given.any(dim=2), given.all(dim=2))
-    return given.all(dim=2)
-
-
-def test_all_numbers_of_first_time_steps_are_given_equally_often_but_never_all():
-    given = primed([6], share=1.0, times=4000)
-    assert torch.equal(given, given.cummin(dim=1).values)  # they come first
-    counts = torch.bincount(given.sum(dim=1), minlength=7) / 4000
-    torch.testing.assert_close(counts, torch.tensor([0, 0.2, 0.2, 0.2, 0.2, 0.2, 0]), atol=0.04, rtol=0)
-
-
-def test_padding_is_no_part_of_a_clip_that_is_gone_on_with_and_images_are_not():
-    given = primed([3, 1], share=1.0, times=200).sum(dim=1).unflatten(0, (200, 2))
-    assert given[:, 0].unique().tolist() == [1, 2] and not given[:, 1].any()
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_the_share_of_clips_that_are_gone_on_with(share):
-    assert primed([6], share, times=4000)[:, 0].float().mean().item() == pytest.approx(share, abs=0.03)
-
-
-def test_primes_follow_their_generator_alone():
-    real, before = torch.ones(40, 30, dtype=torch.bool), torch.get_rng_state()
-    one, two, three = (draw_primes(real, 5, share=0.5, generator=seed(number)) for number in (0, 0, 1))
-    assert torch.equal(one, two) and not torch.equal(one, three)
     assert torch.equal(torch.get_rng_state(), before)
 
 

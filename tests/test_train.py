@@ -127,11 +127,11 @@ def test_a_plan_is_never_seen_half_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
-        note_words(plan, ["a red circle moves left"])
+        note_words(plan, [["a red circle moves left"]])
     assert json.loads(plan.read_text()) == {"steps": [1, 2]}
     monkeypatch.undo()
-    note_words(plan, ["a red circle moves left", "a blue circle"])
-    assert json.loads(plan.read_text())["words"] == ["a", "blue", "circle", "left", "moves", "red"]
+    note_words(plan, [["a red circle turns left", "a red circle moves left"], ["a blue circle"]])
+    assert json.loads(plan.read_text())["words"] == ["a", "blue", "circle", "left", "moves", "red", "turns"]
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 

@@ -1,0 +1,70 @@
+"""Encoded clips: a share is drawn as continuations, told as a whole or by what comes after what is given."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from conftest import tiny_cvivit
+from encoded import Captions, Encoded, encode_all
+from moving_shapes import MovingShapes
+from word_vectors import WordVectors
+
+TOLD = [["whole", "after 1", "after 2"]] * 2
+
+
+def clips(**options):
+    return Encoded(torch.arange(2 * 3 * 4).view(2, 3, 2, 2), TOLD, **options)
+
+
+def test_a_share_of_the_draws_are_continuations_told_either_way():
+    drawn = [clips(prime_prob=0.5).draw(index, epoch) for index in range(2) for epoch in range(2000)]
+    counts = Counter((item["prime_steps"], item["caption"]) for item in drawn)
+    expected = {(0, "whole"): 2000, (1, "whole"): 500, (1, "after 1"): 500, (2, "whole"): 500, (2, "after 2"): 500}
+    assert counts.keys() == expected.keys()
+    assert all(counts[key] == pytest.approx(expected[key], rel=0.15) for key in expected)
+    assert all(torch.equal(item["ids"], clips()[number // 2000]["ids"]) for number, item in enumerate(drawn))
+
+
+def test_draws_are_functions_of_seed_index_and_epoch():
+    def drawn(seed):
+        return [clips(prime_prob=0.5, seed=seed).draw(1, epoch)["prime_steps"] for epoch in range(50)]
+
+    assert drawn(3) == drawn(3) != drawn(4)
+
+
+def test_images_and_looks_at_a_clip_are_no_continuations():
+    image = Encoded(torch.zeros(1, 1, 2, 2), [["an image"]], prime_prob=1.0)
+    assert [image.draw(0, epoch)["prime_steps"] for epoch in range(5)] == [0] * 5
+    assert clips(prime_prob=1.0)[1]["prime_steps"] == 0 and clips(prime_prob=1.0)[1]["caption"] == "whole"
+
+
+def test_a_split_keeps_clips_and_how_they_are_drawn():
+    first, last = clips(prime_prob=1.0, seed=3).split(1)
+    assert len(first) == len(last) == 1
+    assert torch.equal(last[0]["ids"], clips()[1]["ids"])
+    assert first.draw(0, 7)["prime_steps"] == clips(prime_prob=1.0, seed=3).draw(0, 7)["prime_steps"] > 0
+
+
+def test_what_comes_after_is_told_from_the_frames_that_the_time_steps_stand_for():
+    class Told(torch.utils.data.Dataset):
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            after = {"captions_after": [f"after {n} frames" for n in range(1, 5)]} if index % 2 else {}
+            return {"video": torch.zeros(3, 5, 16, 16), "caption": "whole", **after}
+
+    encoded = encode_all(tiny_cvivit(), Told(), 100, seed=0, device=torch.device("cpu"))
+    told = Counter(map(tuple, encoded.captions))
+    assert told == {("whole", "after 1 frames", "after 3 frames"): 50, ("whole",) * 3: 50}
+
+
+def test_a_batch_says_how_much_of_each_clip_is_given():
+    encoded = encode_all(
+        tiny_cvivit(), MovingShapes("captioned_video", size=16), 50, seed=0, device=torch.device("cpu"), prime_prob=1.0
+    )
+    items = [encoded.draw(index, 0) for index in range(20)]
+    batch = Captions(WordVectors()).collate(items)
+    assert batch["prime_steps"].tolist() == [item["prime_steps"] for item in items]
+    assert batch["prime_steps"].min() >= 1 and batch["prime_steps"].max() < encoded.ids.shape[1]
