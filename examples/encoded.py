@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mixture import Batches, Source
+from mixture import Batches, Source, stack_clips
 from phenaki_pytorch.texts import TextEncoder
 
 
@@ -84,9 +84,10 @@ def encode_all(
     draws = Batches([Source(dataset, 1.0, 50)], list, seed=seed, steps=-(-count // 50))
     ids, captions = [], []
     for items in (draws[i] for i in range(len(draws))):
-        ids.append(cvivit.encode(torch.stack([item["video"] for item in items]).to(device)).int().cpu())
+        videos, texts = stack_clips(items)
+        ids.append(cvivit.encode(videos.to(device)).int().cpu())
         given = [cvivit.num_frames(steps) for steps in range(1, ids[-1].shape[1])]
-        for item in items:
+        for item, text in zip(items, texts):
             after = item.get("captions_after")
-            captions.append([item["caption"], *(item["caption"] if after is None else after[n - 1] for n in given)])
+            captions.append([text, *(text if after is None else after[n - 1] for n in given)])
     return Encoded(torch.cat(ids), captions, prime_prob=prime_prob, seed=seed)
