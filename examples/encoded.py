@@ -18,8 +18,9 @@ class Encoded(Dataset):
 
     ids          (n, t, h, w)
     captions     of each clip, t of them: of the whole, and of what is seen after its first 1, ... t − 1 time steps
-    prime_prob   share of the draws that are continuations: 1 to t − 1 of their first time steps are given, and the
-                 caption is that of the whole or, as often, of what comes after these
+    prime_prob   share of the draws that are continuations: 1 to t − 1 of their first time steps are given. Where what
+                 comes after these is told otherwise than the whole, every second draw is told so, and goes on from
+                 where that has just become true: the frames do not say it yet, the caption alone does
     """
 
     def __init__(self, ids: Tensor, captions: list[list[str]], *, prime_prob: float = 0.0, seed: int = 0):
@@ -36,8 +37,12 @@ class Encoded(Dataset):
         rng, item, steps = random.Random(f"{self.seed} {index} {epoch}"), self[index], self.ids.shape[1]
         if steps == 1 or rng.random() >= self.prime_prob:
             return item
-        given = rng.randint(1, steps - 1)
-        return item | {"prime_steps": given, "caption": self.captions[index][rng.choice((0, given))]}
+        given, told = rng.randint(1, steps - 1), self.captions[index]
+        if told[given] == told[0] or rng.random() < 0.5:
+            return item | {"prime_steps": given}
+        while told[given] == told[given - 1]:
+            given -= 1
+        return item | {"prime_steps": given, "caption": told[given]}
 
     def split(self, kept: int) -> tuple["Encoded", "Encoded"]:
         """The first clips, and the others."""

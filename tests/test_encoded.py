@@ -10,17 +10,18 @@ from encoded import Captions, Encoded, encode_all
 from moving_shapes import MovingShapes
 from word_vectors import WordVectors
 
-TOLD = [["whole", "after 1", "after 2"]] * 2
+TOLD = [["whole", "whole", "after 2", "after 2", "after 4"]] * 2
 
 
 def clips(**options):
-    return Encoded(torch.arange(2 * 3 * 4).view(2, 3, 2, 2), TOLD, **options)
+    return Encoded(torch.arange(2 * 5 * 4).view(2, 5, 2, 2), TOLD, **options)
 
 
-def test_a_share_of_the_draws_are_continuations_told_either_way():
+def test_a_share_of_the_draws_are_continuations_told_as_a_whole_or_from_where_what_comes_after_became_true():
     drawn = [clips(prime_prob=0.5).draw(index, epoch) for index in range(2) for epoch in range(2000)]
     counts = Counter((item["prime_steps"], item["caption"]) for item in drawn)
-    expected = {(0, "whole"): 2000, (1, "whole"): 500, (1, "after 1"): 500, (2, "whole"): 500, (2, "after 2"): 500}
+    expected = {(0, "whole"): 2000, (1, "whole"): 500, (2, "whole"): 250, (3, "whole"): 250, (4, "whole"): 250}
+    expected |= {(2, "after 2"): 500, (4, "after 4"): 250}
     assert counts.keys() == expected.keys()
     assert all(counts[key] == pytest.approx(expected[key], rel=0.15) for key in expected)
     assert all(torch.equal(item["ids"], clips()[number // 2000]["ids"]) for number, item in enumerate(drawn))
