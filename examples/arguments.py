@@ -15,6 +15,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     add("--out", type=Path, default=Path("runs/phenaki"), help="what it leaves; default: %(default)s")
     add("--stage", choices=("both", "tokenizer", "maskgit"), default="both")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, with the arguments of before")
+    add("--model", help="a folder that train.py wrote: begin with what it learnt; sizes as when it was trained")
     add("--seed", type=int, default=0)
     add("--steps", type=int, nargs=2, default=(1200, 4100), help="of the tokenizer and of MaskGit")
     add("--minutes", type=float, help="in place of --steps: as many of both as fit, by the time that one takes now")

@@ -3,17 +3,31 @@
     python examples/share.py runs/reference examples/pretrained
     python examples/share.py runs/reference examples/pretrained --temperature 8 --guided-until 0.5 --critic-from 0.5
 
-`from_pretrained` puts the weights back into float32. What was not trained in this run has no curves and is left out.
-With settings of sampling, the plan says these in place of the training's.
+`from_pretrained` puts the weights back into float32. A training that began with another's model has the curves of that
+one before its own; a stage that was never trained has none. With settings of sampling, the plan says these in place of
+the training's.
 """
 
 import argparse
+import csv
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from generate import add_sampling, asked_sampling, load_model, planned_sampling
+from generate import add_sampling, asked_sampling, load_model, planned_sampling, read_plan
+from media import write_curves
+from training_loop import write_rows
+
+
+def whole_curves(run: Path, stage: str) -> list[dict]:
+    """The rows of a stage's curves, after those of the training whose model it began with, its steps counted on."""
+    before = read_plan(run / "model").get("model")
+    rows = [] if before is None else whole_curves(Path(before).parent, stage)
+    curves, done = run / stage / "curves.csv", int(rows[-1]["step"]) if rows else 0
+    if curves.is_file():
+        with curves.open(newline="") as file:
+            rows += [row | {"step": done + int(row["step"])} for row in csv.DictReader(file)]
+    return rows
 
 
 def share(run: Path, folder: Path, sampling: dict) -> None:
@@ -27,8 +41,9 @@ def share(run: Path, folder: Path, sampling: dict) -> None:
     model.cpu().half().save_pretrained(folder / "model")
     (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
     for stage in ("tokenizer", "maskgit"):
-        for curves in sorted((run / stage).glob("curves.*")):
-            shutil.copy(curves, folder / f"{stage}_{curves.name}")
+        if rows := whole_curves(run, stage):
+            write_rows(folder / f"{stage}_curves.csv", rows)
+            write_curves(folder / f"{stage}_curves.png", folder / f"{stage}_curves.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

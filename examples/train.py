@@ -4,6 +4,7 @@
     python examples/train.py --data FOLDER --size 64 --frames 13    # your own captioned clips and pictures
     accelerate launch examples/train.py ...                         # several devices
     python examples/train.py --resume                               # go on from where it was stopped
+    python examples/train.py --stage maskgit --model FOLDER ...     # begin with a trained model
 
 Leaves in --out: model/ (what `Phenaki.from_pretrained` and generate.py read), the curves, checkpoints,
 reconstructions and samples of both stages, story.gif and results.json.
@@ -48,14 +49,17 @@ import copy
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast_object_list, set_seed
+from torch import nn
 
 from arguments import parse_arguments, recipe_of, sampling
 from claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
 from encoded import Captions, Encoded
+from generate import load_model
 from measures import judged_reconstruction, reconstruction, table
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
@@ -120,6 +124,16 @@ def plan(
     return steps
 
 
+def begin_with(module: nn.Module | None, learnt: nn.Module | None) -> None:
+    """Give a module the weights of one like it; without either, nothing. SystemExit for one of other sizes."""
+    if module is None or learnt is None:
+        return
+    try:
+        module.load_state_dict(learnt.state_dict())
+    except RuntimeError as error:
+        raise SystemExit(f"--model was trained with other sizes than are asked for here: {error}") from error
+
+
 def measure(args: argparse.Namespace, phenaki: Phenaki, sets: Sequence[DataSets]) -> dict[str, float]:
     """The closing table: reconstruction, and of moving shapes what the judge says."""
     videos, captions = held_out(args, sets, 200)
@@ -163,11 +177,16 @@ def main() -> None:
     sets = data_sets(args, "tokenizer")
     own = {"words": WordVectors, "none": lambda: None}
     captions = Captions(own[args.text_encoder]() if args.text_encoder in own else T5TextEncoder(args.text_encoder))
-    if args.stage == "maskgit":
+    learnt = None if args.model is None else load_model(Path(args.model)).cpu()
+    if args.stage != "maskgit":
+        cvivit = build_tokenizer(args)
+        begin_with(cvivit, getattr(learnt, "cvivit", None))
+    elif learnt is None:
         cvivit = CViViT.from_pretrained(args.out / "model" / "cvivit")
     else:
-        cvivit = build_tokenizer(args)
+        cvivit = learnt.cvivit
     maskgit = build_maskgit(args, cvivit, captions.width)
+    begin_with(maskgit, getattr(learnt, "maskgit", None))
     networks = perceptual_networks(args, accelerator) if args.stage != "maskgit" else {}
     if steps is None:
         steps = plan(args, accelerator, cvivit, networks, sets, maskgit, captions)
@@ -180,7 +199,9 @@ def main() -> None:
     if args.stage != "maskgit":
         cvivit = train_tokenizer(args, accelerator, cvivit, networks, sets, steps[0])
     if args.stage != "tokenizer":
-        phenaki = build_phenaki(cvivit, maskgit, build_critic(args, maskgit), captions.encoder)
+        critic = build_critic(args, maskgit)
+        begin_with(critic, getattr(learnt, "critic", None))
+        phenaki = build_phenaki(cvivit, maskgit, critic, captions.encoder)
         [captioned] = data_sets(args, "maskgit") if args.data == "moving_shapes" else sets[:1]
         phenaki = train_maskgit(args, accelerator, phenaki, captioned, captions, steps[1])
         if accelerator.is_main_process:

@@ -1,6 +1,7 @@
 """share.py: half the bytes, the same model to within half precision, and what goes with it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -36,8 +37,21 @@ def test_weights_take_half_the_room_and_come_back_in_float32(run, tmp_path, caps
 def test_plan_and_curves_go_along(run, tmp_path):
     share.main([str(run), str(tmp_path / "small")])
     assert read_plan(tmp_path / "small" / "model") == {"sampling_steps": 3}
-    assert (tmp_path / "small" / "maskgit_curves.csv").read_text() == "step,loss\n1,2\n"
+    assert (tmp_path / "small" / "maskgit_curves.csv").read_text().splitlines() == ["step,loss", "1,2"]
+    assert (tmp_path / "small" / "maskgit_curves.png").is_file()
     assert not list((tmp_path / "small").glob("tokenizer_*"))
+
+
+def test_the_curves_of_what_a_training_began_with_come_before_its_own(run, tmp_path):
+    for number in (2, 3):
+        again = tmp_path / f"run {number}"
+        shutil.copytree(run, again)
+        before = run.with_name(f"run {number - 1}") if number > 2 else run
+        (again / "plan.json").write_text(json.dumps({"arguments": {"model": str(before / "model")}}))
+        (again / "maskgit" / "curves.csv").write_text(f"step,loss\n1,{number}\n2,{number}.5\n")
+    share.main([str(tmp_path / "run 3"), str(tmp_path / "small")])
+    lines = (tmp_path / "small" / "maskgit_curves.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,2", "2,2", "3,2.5", "4,3", "5,3.5"]
 
 
 def test_the_plan_says_how_to_sample_where_it_was_told(run, tmp_path):

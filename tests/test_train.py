@@ -155,6 +155,24 @@ def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path):
     assert [path.name for path in sorted(old.parent.glob("*.pt"))] == ["step-00000030.pt", "step-00000040.pt"]
 
 
+def test_with_a_model_training_begins_with_what_that_one_learnt(tmp_path):
+    old, new, short = tmp_path / "old", tmp_path / "new", ("--steps", "2", "2", "--critic", "self")
+    finish(start(old, *TINY, *short))
+    still = (*TINY, *short, "--seed", "1", "--lr", "0", "0", "--model", str(old / "model"))
+    finish(start(new, *still))
+    finish(start(tmp_path / "second", *still, "--stage", "maskgit"))
+    for part in ("cvivit", "maskgit", "critic"):
+        learnt = load_file(old / "model" / part / "model.safetensors")
+        kept = load_file(new / "model" / part / "model.safetensors")
+        second = load_file(tmp_path / "second" / "model" / part / "model.safetensors")
+        assert learnt.keys() == kept.keys() == second.keys()
+        assert all(torch.equal(learnt[name], kept[name]) for name in learnt), part
+        assert all(torch.equal(learnt[name], second[name]) for name in learnt), part
+    refused = start(tmp_path / "wider", *still, "--dim", "32", "64")
+    output, _ = refused.communicate(timeout=120)
+    assert refused.returncode == 1 and "--model was trained with other sizes" in output
+
+
 def test_nothing_to_resume_is_an_error(tmp_path):
     process = start(tmp_path / "empty", "--resume")
     output, _ = process.communicate(timeout=120)
