@@ -37,7 +37,7 @@ def test_weights_take_half_the_room_and_come_back_in_float32(run, tmp_path, caps
 def test_plan_and_curves_go_along(run, tmp_path):
     share.main([str(run), str(tmp_path / "small")])
     assert read_plan(tmp_path / "small" / "model") == {"sampling_steps": 3}
-    assert (tmp_path / "small" / "maskgit_curves.csv").read_text().splitlines() == ["step,loss", "1,2"]
+    assert (tmp_path / "small" / "maskgit_curves.csv").read_text() == "step,loss\n1,2\n"
     assert (tmp_path / "small" / "maskgit_curves.png").is_file()
     assert not list((tmp_path / "small").glob("tokenizer_*"))
 
