@@ -10,7 +10,6 @@ without_images/model and prediction/model beside the model's folder, and left ou
 """
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -23,6 +22,7 @@ from generate import PRETRAINED, load_model, planned_sampling, read_plan
 from measures import Mean, Share, judge_each, judged_reconstruction, judged_shares, reconstruction, table
 from media import write_confusion, write_plots
 from moving_shapes import MovingShapes
+from share import whole_curves
 
 MEASURES = range(11)  # 0 is the tokenizer
 UNCONDITIONAL = {0, 6}  # what can be asked without a text
@@ -136,12 +136,9 @@ def curves_of(model: Path) -> dict[str, list[dict[str, float]]]:
     """Of the curves of its training, that train.py or share.py left beside a model, some rows of each stage."""
     curves = {}
     for stage in ("tokenizer", "maskgit"):
-        for path in (model.resolve().parent / stage / "curves.csv", model.resolve().parent / f"{stage}_curves.csv"):
-            if path.is_file():
-                with path.open(newline="") as file:
-                    rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-                picked = {max(0, round(share * len(rows)) - 1) for share in PICKED}
-                curves[stage] = [rows[index] for index in sorted(picked)]
+        if rows := whole_curves(model.resolve().parent, stage):
+            picked = {max(0, round(share * len(rows)) - 1) for share in PICKED}
+            curves[stage] = [{name: float(rows[index][name]) for name in rows[index]} for index in sorted(picked)]
     return curves
 
 

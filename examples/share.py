@@ -20,14 +20,24 @@ from training_loop import write_rows
 
 
 def whole_curves(run: Path, stage: str) -> list[dict]:
-    """The rows of a stage's curves, after those of the training whose model it began with, its steps counted on."""
+    """The rows of a stage's curves, after those of the training whose model it began with, its steps counted on.
+
+    `run`: what train.py left, or share.py, whose curves hold what came before already.
+    """
+    shared = run / f"{stage}_curves.csv"
+    if shared.is_file():
+        return read_rows(shared)
     before = read_plan(run / "model").get("model")
     rows = [] if before is None else whole_curves(Path(before).parent, stage)
     curves, done = run / stage / "curves.csv", int(rows[-1]["step"]) if rows else 0
     if curves.is_file():
-        with curves.open(newline="") as file:
-            rows += [row | {"step": done + int(row["step"])} for row in csv.DictReader(file)]
+        rows += [row | {"step": done + int(row["step"])} for row in read_rows(curves)]
     return rows
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def share(run: Path, folder: Path, sampling: dict) -> None:

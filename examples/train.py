@@ -125,13 +125,13 @@ def plan(
 
 
 def begin_with(module: nn.Module | None, learnt: nn.Module | None) -> None:
-    """Give a module the weights of one like it; without either, nothing. SystemExit for one of other sizes."""
+    """Give a module the weights of one like it; without either, nothing. SystemExit for one of another make."""
     if module is None or learnt is None:
         return
     try:
         module.load_state_dict(learnt.state_dict())
     except RuntimeError as error:
-        raise SystemExit(f"--model was trained with other sizes than are asked for here: {error}") from error
+        raise SystemExit(f"--model was trained with other sizes or another critic than asked for: {error}") from error
 
 
 def measure(args: argparse.Namespace, phenaki: Phenaki, sets: Sequence[DataSets]) -> dict[str, float]:

@@ -54,6 +54,18 @@ def test_the_curves_of_what_a_training_began_with_come_before_its_own(run, tmp_p
     assert lines == ["step,loss", "1,2", "2,2", "3,2.5", "4,3", "5,3.5"]
 
 
+def test_curves_that_were_shared_already_are_whole(run, tmp_path):
+    for number in (2, 3):  # each begins with what was shared of the one before
+        small, again = tmp_path / f"small {number - 1}", tmp_path / f"run {number}"
+        share.main([str(tmp_path / f"run {number - 1}") if number > 2 else str(run), str(small)])
+        shutil.copytree(run, again)
+        (again / "plan.json").write_text(json.dumps({"arguments": {"model": str(small / "model")}}))
+        (again / "maskgit" / "curves.csv").write_text(f"step,loss\n1,{number}\n")
+    share.main([str(tmp_path / "run 3"), str(tmp_path / "last")])
+    lines = (tmp_path / "last" / "maskgit_curves.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,2", "2,2", "3,3"]
+
+
 def test_the_plan_says_how_to_sample_where_it_was_told(run, tmp_path):
     settings = ["--temperature", "8", "--token-temperature", "1", "0.4", "--guided-until", "0.5", "--steps", "12"]
     share.main([str(run), str(tmp_path / "small"), *settings])
