@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from phenaki_pytorch.attention_gradient import attend_by_products, trains_by_products
 from phenaki_pytorch.position import rotate
 
 KeysValues = tuple[Tensor, Tensor]
@@ -154,12 +155,21 @@ def attend(
     """softmax(q kᵀ / √e) v for q (b, h, n, e) and k, v (b, h, m, e); `visible`: bool, broadcast to (b, h, n, m)."""
     # Normalisation may leave queries and keys in another precision than the values under autocast.
     q, k = q.to(v.dtype), k.to(v.dtype)
+    if dropout == 0 and trains_by_products(q, k, v):
+        return attend_by_products(q, k, v, visible, causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, dropout_p=dropout)
 
 
 def take(x: Tensor, places: Tensor) -> Tensor:
     """Tokens (b, n, d) at places (b, p) -> (b, p, d)."""
     return x.take_along_dim(places[..., None], dim=1)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """In autocast's precision, where it is on."""
+    device = x.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return x.to(torch.get_autocast_dtype(device)) if on else x
 
 
 class GELU(nn.GELU):
@@ -284,6 +294,8 @@ class Transformer(nn.Module):
         keys_values  of k · b contexts, b of them at a time for the b samples -> (k · b, n, d)
         """
         x = x.contiguous()  # tokens whose neighbours lie apart in memory would be copied by every norm
+        if not torch.is_grad_enabled():
+            x = as_autocast(x)  # what adds up need not be finer than what is added, where nothing is learnt from it
         again = self.checkpointing and torch.is_grad_enabled() and caches is None
         for i, block in enumerate(self.blocks):
             options = {

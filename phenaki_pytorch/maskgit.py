@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import batch_of, check_mask, check_prime_steps
+from phenaki_pytorch.cross_entropy import cross_entropy
 from phenaki_pytorch.sampling import (
     Logits,
     Progress,
@@ -152,7 +152,7 @@ class MaskGit(TokenTransformer):
             places=places,
         )
         logits = self.to_logits(x[masked if places is None else masked.gather(1, places)])
-        loss = F.cross_entropy(logits.float(), flat[masked], label_smoothing=self.label_smoothing)
+        loss = cross_entropy(logits, flat[masked], label_smoothing=self.label_smoothing)
         return MaskGitLosses(loss, rearrange(masked, "b (t h w) -> b t h w", t=t, h=h, w=w), logits)
 
     def logits(

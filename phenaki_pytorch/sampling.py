@@ -35,6 +35,8 @@ Doubts = Callable[[Tensor], Tensor]  # ids (b, n) -> logits (b, n) of each of th
 Trust = Callable[[Tensor, Tensor, float], Tensor]
 Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 
+NUMBERS = 2**19  # probabilities at a time: 2 MB, which stay in the cache
+
 
 def mask_share(progress: Tensor, schedule: str = "cosine") -> Tensor:
     """γ(r) for progress r in [0, 1], any shape. Raises ValueError for an unknown schedule."""
@@ -225,11 +227,10 @@ def parallel_decode(
     for step in passes if progress is None else progress(passes):
         divisor = first + (last - first) * step / max(1, steps - 1)
         places = masked_places(masked)
-        probs = (logits(ids, masked, places, step / steps).float() / divisor).softmax(dim=-1)  # (b, m, k)
+        made = logits(ids, masked, places, step / steps)  # (b, m, k)
         # One random number a place of the video, drawn or not: the result does not depend on which are computed.
         chance = uniform(ids.shape, ids.device, generator)
-        drawn = categorical(probs, chance if places is None else chance.gather(1, places))  # (b, m)
-        log_probs = probs.gather(-1, drawn[..., None])[..., 0].log()
+        drawn, log_probs = draw(made, chance if places is None else chance.gather(1, places), divisor)  # (b, m)
         if places is not None:
             drawn = ids.scatter(1, places, drawn)
             log_probs = torch.zeros_like(chance).scatter(1, places, log_probs)
@@ -254,6 +255,21 @@ def _least_trusted(trusted: Tensor, *, keep: Tensor) -> Tensor:
     return (rank < keep[:, None]) & (trusted < torch.inf)
 
 
+def draw(logits: Tensor, chance: Tensor, divisor: float) -> tuple[Tensor, Tensor]:
+    """Logits (b, m, k) and uniform numbers (b, m) -> ids (b, m) and their log-probabilities.
+
+    `divisor`: the softmax temperature. On the CPU some places at a time: the probabilities of all would be many times
+    what a pass holds otherwise.
+    """
+    at_once = max(1, NUMBERS // (len(logits) * logits.shape[-1])) if logits.device.type == "cpu" else len(chance[0])
+    ids, log_probs = [], []
+    for some, numbers in zip(logits.split(at_once, dim=1), chance.split(at_once, dim=1)):
+        probs = (some.float() / divisor).softmax(dim=-1)
+        ids.append(categorical(probs, numbers))
+        log_probs.append(probs.gather(-1, ids[-1][..., None])[..., 0].log())
+    return torch.cat(ids, dim=1), torch.cat(log_probs, dim=1)
+
+
 def categorical(probs: Tensor, chance: Tensor) -> Tensor:
     """Probabilities (..., k), which need not add up to 1, and uniform numbers (...,) in [0, 1) -> ids (...,).
 
@@ -263,7 +279,9 @@ def categorical(probs: Tensor, chance: Tensor) -> Tensor:
     """
     k = probs.shape[-1]
     columns = _row_length(k)
-    rows = rearrange(F.pad(probs, (0, -k % columns)), "... (r c) -> ... r c", c=columns)
+    if missing := -k % columns:
+        probs = F.pad(probs, (0, missing))
+    rows = rearrange(probs, "... (r c) -> ... r c", c=columns)
     row, rest = _place_on_line(rows.sum(dim=-1), chance)
     column, _ = _place_on_line(rows.gather(-2, row[..., None, None].expand(*row.shape, 1, columns))[..., 0, :], rest)
     return row * columns + column

@@ -190,3 +190,16 @@ def test_bfloat16_autocast_stays_near():
     with torch.autocast("cpu", torch.bfloat16):
         near = module(x, keys_values=module.keys_values(context), **options)
     assert 0 < (exact - near).abs().max() < 0.1
+
+
+def test_under_autocast_what_adds_up_is_coarse_only_where_nothing_is_learnt():
+    model, seen = Transformer(32, 2, heads=2, dim_head=16), []
+    model.blocks[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    x = torch.randn(2, 5, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)
+        with torch.no_grad():
+            model(x)
+    with torch.no_grad():
+        model(x)
+    assert seen == [torch.float32, torch.bfloat16, torch.float32]

@@ -18,6 +18,7 @@ ORDER = (
         "critic",
         "maskgit",
         "token_transformer",
+        "cross_entropy",
         "sampling",
         "cvivit",
         "streaming",
@@ -25,7 +26,7 @@ ORDER = (
         "losses",
         "discriminator",
     ),
-    *("quantize", "texts", "t5", "attention", "position", "checks", "saving"),
+    *("quantize", "texts", "t5", "attention", "attention_gradient", "position", "checks", "saving"),
 )
 
 FILES = sorted(PACKAGE.glob("*.py"))

@@ -1,5 +1,7 @@
 """Every quantizer behind the one face: features to ids and back, in float32, and nothing changed by looking."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -254,3 +256,38 @@ def test_ids_outside_the_codebook_are_refused(ids, message):
     with pytest.raises(ValueError, match=rf"\[0, 32\), got values from {message}"):
         check_ids(torch.tensor(ids).reshape(1, 1, 1, 2), 32)
     check_ids(torch.tensor([0, 31]).reshape(1, 1, 1, 2), 32)
+
+
+# the nearest code
+
+
+@pytest.mark.parametrize("codes", [1, 7, 64, 65, 200])
+def test_the_first_of_the_largest_is_found(codes):
+    scores = torch.randint(0, 4, (3, 50, codes)).float() - 5  # many are equally large, all below 0
+    assert torch.equal(quantize.first_largest(scores), scores.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("cosine", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_codes_are_trained_as_by_the_quantizer_s_own_choice(cosine, training):
+    made = Quantizer("vq", dim=DIM, codebook_size=CODES, kwargs={"use_cosine_sim": cosine}).train(training)
+    theirs = copy.deepcopy(made)
+    assert theirs.quantizer._codebook.gumbel_sample is quantize.nearest_codes
+    theirs.quantizer._codebook.gumbel_sample = quantize.gumbel_sample
+    features = torch.randn(4, 2, 50, DIM)
+    for one in features:
+        for got, expected in zip(made(one), theirs(one), strict=True):
+            assert torch.equal(got, expected)
+    assert same_state(state(made), state(theirs))
+
+
+def test_several_nearest_codes_can_be_asked_for():
+    made = Quantizer("vq", dim=DIM, codebook_size=CODES).eval().quantizer
+    _, ids, _ = made(torch.randn(2, 50, DIM), topk=3)
+    assert ids.shape == (2, 50, 3)
+
+
+def test_codes_that_are_sampled_stay_so():
+    made = Quantizer("vq", dim=DIM, codebook_size=CODES, kwargs={"stochastic_sample_codes": True})
+    features = torch.randn(2, 50, DIM)
+    assert not torch.equal(made(features)[1], made.eval()(features)[1])

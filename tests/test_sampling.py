@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from conftest import seed
-from phenaki_pytorch.sampling import categorical, draw_mask, gumbel, mask_share
+from phenaki_pytorch import sampling
+from phenaki_pytorch.sampling import categorical, draw, draw_mask, gumbel, mask_share
 
 # schedules
 
@@ -90,3 +91,13 @@ def test_gumbel_noise_is_gumbel():
     assert torch.isfinite(noise).all()
     torch.testing.assert_close(noise.mean(), torch.tensor(0.5772), atol=0.02, rtol=0)
     torch.testing.assert_close(noise.var(), torch.tensor(math.pi**2 / 6), atol=0.05, rtol=0)
+
+
+def test_draws_of_some_places_at_a_time_are_those_of_all(monkeypatch):
+    logits, chance = torch.randn(3, 17, 40), torch.rand(3, 17)
+    whole = draw(logits, chance, 0.7)
+    torch.testing.assert_close(whole[1], (logits / 0.7).log_softmax(-1).gather(-1, whole[0][..., None])[..., 0])
+    for numbers in (1, 3 * 40 * 5):
+        monkeypatch.setattr(sampling, "NUMBERS", numbers)
+        for one, other in zip(draw(logits, chance, 0.7), whole, strict=True):
+            assert torch.equal(one, other)
