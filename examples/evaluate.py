@@ -17,11 +17,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from claims import Judged, Measured, animation, length, prediction, story, text_to_image, text_to_video, variety
 from generate import PRETRAINED, load_model, planned_sampling, read_plan
 from measures import Mean, Share, judge_each, judged_reconstruction, judged_shares, reconstruction, table
 from media import write_confusion, write_plots
 from moving_shapes import MovingShapes
+from phenaki_pytorch import Phenaki
 from share import whole_curves
 
 MEASURES = range(11)  # 0 is the tokenizer
@@ -42,6 +45,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--prompts", type=int, help=f"of measures 1 to 4, and clips of 0; default: {PROMPTS}")
     add("--others", type=int, help=f"prompts of measures 5 to 8, and of each setting of 10; default: {OTHERS}")
+    add("--precision", choices=("no", "bf16"), default="no", help="bf16: draw under autocast, faster where it is fast")
     add("--samples", type=int, default=64, help="of measure 9; default: %(default)s")
     args = parser.parse_args(argv)
     part, every = (10, 2) if args.quick else (1, 1)
@@ -67,9 +71,18 @@ def beside(model: Path, name: str) -> Path | None:
     return None
 
 
+def load(model: Path, args: argparse.Namespace) -> Phenaki:
+    """A model that draws in the precision that was asked for; what judges its clips stays in float32."""
+    phenaki = load_model(model)
+    if args.precision == "bf16":
+        lower = torch.autocast(phenaki.maskgit.to_logits.weight.device.type, torch.bfloat16)
+        phenaki.generate, phenaki.generate_story = lower(phenaki.generate), lower(phenaki.generate_story)
+    return phenaki
+
+
 def sections(args: argparse.Namespace, seen: list[Judged]) -> Iterator[tuple[str, Measured]]:
     """Each measure's title and figures; what measure 1 judged is left in `seen`."""
-    phenaki, settings = load_model(args.model), settings_of(args.model, args.seed)
+    phenaki, settings = load(args.model, args), settings_of(args.model, args.seed)
     if phenaki.text_encoder is None and not UNCONDITIONAL.issuperset(args.only):
         raise ValueError("the model is unconditional: --only 0 measures it, and 6 the one in prediction/model")
     if 0 in args.only:
@@ -92,14 +105,14 @@ def sections(args: argparse.Namespace, seen: list[Judged]) -> Iterator[tuple[str
         yield "3 white objects", text_to_video(phenaki, args.prompts, **white).shares()
         if other := beside(args.model, "without_images"):
             white |= settings_of(other, args.seed)
-            shares = text_to_video(load_model(other), args.prompts, **white).shares()
+            shares = text_to_video(load(other, args), args.prompts, **white).shares()
             yield "3 white objects, trained without images", shares
     if 4 in args.only:
         yield "4 text to image", text_to_image(phenaki, args.prompts, **settings).shares()
     if 5 in args.only:
         yield "5 animation", animation(phenaki, args.others, **settings)
     if 6 in args.only and (other := beside(args.model, "prediction")):
-        yield "6 prediction", prediction(load_model(other), args.others, **settings_of(other, args.seed))
+        yield "6 prediction", prediction(load(other, args), args.others, **settings_of(other, args.seed))
     if 7 in args.only:
         for verb in ("turns", "moves"):
             yield f"7 story, {verb}", story(phenaki, args.others, verb=verb, **settings)
@@ -145,7 +158,7 @@ def curves_of(model: Path) -> dict[str, list[dict[str, float]]]:
 def write(args: argparse.Namespace, measured: dict[str, Measured], seen: list[Judged], seconds: float) -> None:
     """Write results.json and the plots of what was measured."""
     args.out.mkdir(parents=True, exist_ok=True)
-    asked = {name: getattr(args, name) for name in ("seed", "prompts", "others", "samples")}
+    asked = {name: getattr(args, name) for name in ("seed", "prompts", "others", "samples", "precision")}
     results = {"asked": asked, "minutes": seconds / 60, "measures": measured, "curves": curves_of(args.model)}
     if seen:
         results["confusion"] = seen[0].confusion()

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
+import claims
 import evaluate
 import report
+from phenaki_pytorch import Phenaki
 from test_generate import SAMPLING, tiny
 
 SMALL = ("--prompts", "2", "--others", "2", "--samples", "3")
@@ -76,6 +79,25 @@ def test_quick_asks_a_tenth(run, tmp_path):
     assert quick["measures"]["1 text to video"]["all"]["of"] == 2  # a number that is given stays
     assert list(quick["measures"]["10 steps"]) == ["1", "4", "12", "48"]
     assert list(quick["measures"]["10 cond_scale"]) == ["1", "2", "4"]
+
+
+def test_what_draws_may_be_in_bfloat16_what_judges_is_not(run, tmp_path, monkeypatch):
+    drawing, judging, draws, reads = [], [], Phenaki.generate, claims.read_each
+
+    def generate(*args, **asked):
+        drawing.append(torch.is_autocast_enabled("cpu"))
+        return draws(*args, **asked)
+
+    def read(*clips):
+        judging.append(torch.is_autocast_enabled("cpu"))
+        return reads(*clips)
+
+    monkeypatch.setattr(Phenaki, "generate", generate)
+    monkeypatch.setattr(claims, "read_each", read)
+    for precision in ("no", "bf16"):
+        evaluated(run / "model", tmp_path, "--only", "1", "--precision", precision)
+    assert drawing == [False, True] and judging == [False, False]
+    assert json.loads((tmp_path / "results.json").read_text())["asked"]["precision"] == "bf16"
 
 
 @pytest.mark.parametrize(
