@@ -9,7 +9,8 @@ Each line is measured in a process of its own: the median of its repetitions, an
 the pass can be done with (least_work.py) would have taken of it. The peak of matrix products, at which that work is
 reckoned, is measured before and after every repetition, and the better of both counts: shared machines drift. A
 training step of MaskGit masks as many ids as the mean of its schedule. With the mode "plain", the others are timed
-turn by turn with it, and "× plain" is the median of how many times as long it takes.
+turn by turn with it, and "× plain" is the median of how many times as long it takes. The C library keeps the memory
+that is freed (`KEEP_MEMORY`, which one can set for a training as well).
 Memory is the most above what the imports take, parameters and optimizer included: of the process on the CPU, of the
 allocator on CUDA. Under bfloat16 the weights are cast again in every training step and once in every other pass.
 """
@@ -17,6 +18,7 @@ allocator on CUDA. Under bfloat16 the weights are cast again in every training s
 import argparse
 import csv
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,11 +41,14 @@ COLUMNS = (
     "frames/s",
 )
 
+# The allocator of Linux (glibc) otherwise returns large blocks to the system and asks for them again in every pass.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+
 
 def measured(case: dict) -> dict | None:
     """One case in a process of its own; None, and a line that says why, where it does not come through."""
     command = [sys.executable, str(Path(__file__).parent / "benchmark_passes.py"), json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=KEEP_MEMORY | os.environ)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
         print(f"{case['size']}, {case['pass']}, {case['precision']}, {case['mode']}: {reason}", file=sys.stderr)
