@@ -20,8 +20,8 @@ from torch import Tensor
 # Scores at a time, of each of two matrices: 16 MB.
 SCORES = 2**22
 
-# exp of the scores and of −l must not overflow; normalised queries and keys stay far below.
-LARGEST = 80.0
+# exp of the scores must not overflow, nor what exp(−l) leaves of g vanish; normalised queries and keys stay far below.
+LARGEST = 40.0
 
 forwards = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backwards = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -79,8 +79,7 @@ def gradients(
     g = torch.cat((weighted.to(q.dtype), rounded, (delta - rounded).to(q.dtype)), dim=-1)
     v = torch.cat((v, v.new_full((b, h, m, 2), -1.0)), dim=-1)
     q, k, v, g = (part.reshape(heads, *part.shape[2:]).contiguous() for part in (q * scale, k, v, g))
-    if visible is not None:
-        visible = visible.expand(b, h, -1, m).reshape(heads, -1, m).mT
+    hidden = None if visible is None else ~visible.expand(b, h, -1, m).reshape(heads, -1, m).mT
     q_t, g_t, g = q.mT.contiguous(), g.mT.contiguous(), g[..., :e].contiguous()
 
     together = min(heads, max(1, SCORES // (n * m)))
@@ -96,8 +95,8 @@ def gradients(
             torch.bmm(keys, q_t[of], out=p).exp_()
             if causal:
                 p.triu_(diagonal=row)
-            if visible is not None:
-                p.mul_(visible[of, row : row + rows])
+            if hidden is not None:
+                p.masked_fill_(hidden[of, row : row + rows], 0)
             torch.bmm(values, g_t[of], out=ds).mul_(p)
             torch.bmm(p, g[of], out=dv[of, row : row + rows])
             torch.bmm(ds, q[of], out=dk[of, row : row + rows])

@@ -82,6 +82,14 @@ def test_none_looks_at_what_is_not_visible(scores, by_kernel, mask):
     assert by_kernel == []
 
 
+def test_what_is_hidden_may_have_any_score(by_kernel):
+    q, k, v, grad = inputs(20, 20)
+    k[:, :, 12:] = 100 * q[:, :, :1]  # exp of the first query's score with these overflows
+    visible = torch.ones(20, 20, dtype=torch.bool).tril() & (torch.arange(20) < 12)
+    assert_near(ours(q, k, v, grad, visible=visible), formula(q, k, v, grad, visible))
+    assert by_kernel == []
+
+
 def test_scores_whose_exp_would_overflow_are_left_to_the_kernel(by_kernel):
     q, k, v, grad = inputs(20, 20, scale=60.0)
     for made in ours(q, k, v, grad, visible=None):
