@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from phenaki_pytorch.attention_gradient import attend_by_products, trains_by_products
 from phenaki_pytorch.position import rotate
+from phenaki_pytorch.precision import as_autocast, autocast_dtype
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -106,7 +107,7 @@ class Attention(nn.Module):
 
     def _queries_keys_values(self, x: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values (b, n, h, e) of all tokens, queries of those at the places, (b, p, h, e)."""
-        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if x.device.type == "cpu" and autocast_dtype("cpu") is None:
             # The parts of one product would be copied to be normalised.
             asking = x if places is None else take(x, places)
             q, k, v = map(F.linear, (asking, x, x), self.to_qkv.weight.chunk(3))
@@ -163,13 +164,6 @@ def attend(
 def take(x: Tensor, places: Tensor) -> Tensor:
     """Tokens (b, n, d) at places (b, p) -> (b, p, d)."""
     return x.take_along_dim(places[..., None], dim=1)
-
-
-def as_autocast(x: Tensor) -> Tensor:
-    """In autocast's precision, where it is on."""
-    device = x.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return x.to(torch.get_autocast_dtype(device)) if on else x
 
 
 class GELU(nn.GELU):

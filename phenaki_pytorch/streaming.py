@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import check_ids
+from phenaki_pytorch.precision import autocast_dtype
 
 
 class EncoderStream:
@@ -60,8 +61,7 @@ class EncoderStream:
         if whole == 0:
             _, h, w = self._cvivit.grid(1, height, width)
             like = self._cvivit.encoder.to_code.weight
-            autocast = torch.is_autocast_enabled(like.device.type)
-            dtype = torch.get_autocast_dtype(like.device.type) if autocast else like.dtype
+            dtype = autocast_dtype(like.device.type) or like.dtype
             return torch.empty(b, 0, h, w, self._cvivit.code_dim, device=like.device, dtype=dtype)
         begins, self._begun = not self._begun, True
         return self._cvivit.encoder(frames[:, :, :whole], begins=begins, window=self._window, caches=self._caches)

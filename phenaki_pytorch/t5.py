@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phenaki_pytorch.precision import autocast_dtype
+
 # d_model in the public config.json of every size
 _FIRST = {"small": 512, "base": 768, "large": 1024, "3b": 1024, "11b": 1024}
 _LATER = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
@@ -124,8 +126,7 @@ def _load(name: str) -> tuple[Any, nn.Module]:
 
 def _without_float16(device_type: str) -> AbstractContextManager:
     """Switch float16 autocast off: T5's feed-forward leaves the range of float16, which ends in NaN."""
-    is_on = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    if is_on and torch.get_autocast_dtype(device_type) == torch.float16:
+    if autocast_dtype(device_type) == torch.float16:
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

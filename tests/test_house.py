@@ -26,7 +26,7 @@ ORDER = (
         "losses",
         "discriminator",
     ),
-    *("quantize", "texts", "t5", "attention", "attention_gradient", "position", "checks", "saving"),
+    *("quantize", "texts", "t5", "attention", "attention_gradient", "position", "precision", "checks", "saving"),
 )
 
 FILES = sorted(PACKAGE.glob("*.py"))
