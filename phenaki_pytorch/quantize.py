@@ -30,8 +30,10 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
 
 QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
 
-# Tokenizing compares this many features with the codebook at a time (0.5 GB at 8192 codes, if all were kept).
+# Tokenizing looks at this many features at a time, and on processors keeps this many cosines: 16 MB, for the C library
+# of Linux asks the system for what is larger than 32 MB, each time anew, which takes longer than the product.
 CHUNK = 16_384
+COSINES = 2**22
 PIECE = 64  # codes of a piece, when the nearest is sought
 
 
@@ -227,7 +229,9 @@ class Quantizer(nn.Module):
         if plain and self.quantizer.use_cosine_sim and self.quantizer.heads == 1:
             # The same ids as the module's own call, without its one-hot matrix of tokens × codes.
             codes = F.normalize(self.quantizer.codebook, dim=-1)
-            return first_largest(F.normalize(features, dim=-1) @ codes.T)
+            at_once = max(1, COSINES // len(codes)) if features.device.type == "cpu" else CHUNK
+            parts = F.normalize(features, dim=-1).split(at_once, dim=1)
+            return torch.cat([first_largest(part @ codes.T) for part in parts], dim=1)
         ids = self.quantizer(features)[1].long()
         self._check_ids(ids, features)
         return ids

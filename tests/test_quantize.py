@@ -104,6 +104,22 @@ def test_ids_come_in_chunks_of_bounded_size(quantizer, monkeypatch):
     assert sizes == [(1, 40, DIM)] * 3 + [(1, 30, DIM)]
 
 
+def test_on_processors_few_cosines_are_held_at_a_time(monkeypatch):
+    module, features = build("vq"), torch.randn(3, 50, DIM)
+    whole, largest, sizes = module.ids(features), quantize.first_largest, []
+
+    def noted(scores):
+        sizes.append(scores.shape[1])
+        return largest(scores)
+
+    monkeypatch.setattr(quantize, "first_largest", noted)
+    monkeypatch.setattr(quantize, "COSINES", 70 * CODES)
+    assert torch.equal(module.ids(features), whole)
+    assert sizes == [70, 70, 10]
+    monkeypatch.setattr(quantize, "COSINES", CODES - 1)
+    assert torch.equal(module.ids(features), whole)
+
+
 def test_the_default_chunk_bounds_the_distances_to_half_a_gigabyte(monkeypatch):
     module = build("vq")
     sizes = []
