@@ -2,6 +2,7 @@
 
     python examples/benchmark.py                                   # the middle size, float32 and bfloat16
     python examples/benchmark.py --modes eager plain               # and beside it, what one writes first
+    python examples/benchmark.py --modes eager products            # and what its matrix products take by themselves
     python examples/benchmark.py --sizes small --modes compiled    # torch.compile
     python examples/benchmark.py --cost cost.png                   # how cost grows with length, tokens and batch
 
@@ -9,10 +10,12 @@ Each line is measured in a process of its own: the median of its repetitions, an
 the pass can be done with (least_work.py) would have taken of it. The peak of matrix products, at which that work is
 reckoned, is measured before and after every repetition, and the better of both counts: shared machines drift. A
 training step of MaskGit masks as many ids as the mean of its schedule. With the mode "plain", the others are timed
-turn by turn with it, and "× plain" is the median of how many times as long it takes. The C library keeps the memory
-that is freed (`KEEP_MEMORY`, which one can set for a training as well).
-Memory is the most above what the imports take, parameters and optimizer included: of the process on the CPU, of the
-allocator on CUDA. Under bfloat16 the weights are cast again in every training step and once in every other pass.
+turn by turn with it, and "× plain" is the median of how many times as long it takes. The mode "products" makes the
+matrix products and attention of the eager pass once more, and nothing else: what it leaves of the peak no change
+around them brings, and its "× plain" is the most that one can be ahead by. The C library keeps the memory that is
+freed (`KEEP_MEMORY`, which one can set for a training as well). Memory is the most above what the imports take,
+parameters and optimizer included: of the process on the CPU, of the allocator on CUDA. Under bfloat16 the weights are
+cast again in every training step and once in every other pass.
 """
 
 import argparse
@@ -109,9 +112,9 @@ def main() -> None:
     add(
         "--modes",
         nargs="+",
-        choices=("eager", "compiled", "plain"),
+        choices=("eager", "compiled", "plain", "products"),
         default=["eager"],
-        help="plain: benchmark_plain.py",
+        help="plain: benchmark_plain.py; products: benchmark_products.py",
     )
     add("--windows", type=int, nargs="+", default=[1, 4, 16], help="of the long generation")
     add("--batch", type=int, default=1)

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import benchmark_passes
 from benchmark_passes import PASSES, Parts, Size, mean_progress
+from benchmark_products import products_of
 from phenaki_pytorch.sampling import mask_share
 
 TINY = Size(
@@ -21,7 +23,11 @@ CASE = {"size": "tiny", "precision": "float32", "mode": "eager", "device": "cpu"
 
 
 @pytest.mark.parametrize(
-    "mode, name", [*(("eager", name) for name in PASSES), *(("plain", name) for name in PASSES if "long" not in name)]
+    "mode, name",
+    [
+        *((mode, name) for mode in ("eager", "products") for name in PASSES),
+        *(("plain", name) for name in PASSES if "long" not in name),
+    ],
 )
 def test_every_pass_is_run_and_its_figures_printed(mode, name, monkeypatch, capsys):
     monkeypatch.setitem(benchmark_passes.SIZES, "tiny", TINY)
@@ -34,7 +40,7 @@ def test_every_pass_is_run_and_its_figures_printed(mode, name, monkeypatch, caps
     assert figures["share"] == pytest.approx(figures["GFLOP"] / figures["seconds"])
     assert figures["frames/s"] * figures["seconds"] == pytest.approx(2 * (17 if name == "long generate" else 9))
     assert (figures["× plain"] or 0) > 0 if case["beside_plain"] else figures["× plain"] is None
-    assert len(figures["each window"]) == (3 if name == "long generate" else 0)
+    assert len(figures["each window"]) == (3 if (mode, name) == ("eager", "long generate") else 0)
     assert 0 <= sum(figures["each window"]) < 1.5 * figures["seconds"]
 
 
@@ -59,6 +65,38 @@ def test_the_plain_models_are_of_the_same_size():
     for part in ("cvivit", "maskgit"):
         counts = [sum(weight.numel() for weight in getattr(parts, part).parameters()) for parts in (ours, plain)]
         assert counts[1] == pytest.approx(counts[0], rel=0.05)
+
+
+class Called(TorchDispatchMode):
+    """Notes what is computed, and of what sizes."""
+
+    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+        self.calls = [*getattr(self, "calls", ()), (called, [each.shape for each in args if torch.is_tensor(each)])]
+        return called(*args, **kwargs or {})
+
+
+def test_a_pass_leaves_its_products_and_nothing_else():
+    x, weight, bias = torch.randn(2, 3, 8, requires_grad=True), torch.randn(8, 8, requires_grad=True), torch.randn(8)
+
+    def step():
+        heads = torch.nn.functional.linear(x, weight, bias).view(2, 1, 3, 8)
+        seen = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        torch.nn.functional.gelu(seen).sum().backward()
+
+    step()
+    before = weight.clone()
+    with Called() as whole:
+        step()
+    products = products_of(step)
+    given = weight.grad.clone()
+    with Called() as alone:
+        products()
+    kinds = ("addmm", "mm", "_scaled_dot_product_flash_attention_for_cpu")
+    names = (*kinds, f"{kinds[-1]}_backward")
+    assert {called.overloadpacket.__name__ for called, _ in alone.calls} == set(names)
+    assert alone.calls == [each for each in whole.calls if each[0].overloadpacket.__name__ in names]
+    assert len(alone.calls) < len(whole.calls)
+    assert torch.equal(weight, before) and torch.equal(weight.grad, given)
 
 
 def test_only_the_model_that_is_timed_is_built():
