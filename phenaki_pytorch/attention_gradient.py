@@ -17,7 +17,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-# Scores at a time, of each of two matrices: 16 MB.
+# Scores at a time, of each of two matrices: 8 MB in bfloat16.
 SCORES = 2**22
 
 # exp of the scores must not overflow, nor what exp(−l) leaves of g vanish; normalised queries and keys stay far below.
