@@ -79,8 +79,9 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     sampling("--steps", type=int, help="passes of parallel decoding")
     sampling("--cond-scale", type=float, help="strength of the text; 1 is no guidance")
     sampling("--critic-scale", type=float, help="guidance of the critic, of a model that has one; 1 is none")
-    sampling("--guided-until", type=float, help="progress, 0 to 1, up to which steps are guided")
-    sampling("--critic-from", type=float, help="progress, 0 to 1, from which the critic decides")
+    sampling("--guide-every", type=int, help="steps from one whose null side is computed to the next")
+    inline = {"action": argparse.BooleanOptionalAction, "help": "the self-critic looks in the passes of MaskGit"}
+    sampling("--critic-inline", **inline)
     sampling("--temperature", type=float, help="noise on the confidence, or the critic's, in parallel decoding")
     softmax = {"nargs": 2, "metavar": ("FIRST", "LAST"), "help": "softmax temperature of the first and the last step"}
     sampling("--token-temperature", type=float, **softmax)
@@ -122,8 +123,8 @@ def planned_sampling(plan: dict) -> dict:
         "temperature": plan.get("temperature", 4.0),
         "token_temperature": plan.get("token_temperature", (1.0, 1.0)),
         "critic_scale": plan.get("critic_scale", 1.0),
-        "guided_until": plan.get("guided_until", 1.0),
-        "critic_from": plan.get("critic_from", 0.0),
+        "guide_every": plan.get("guide_every", 1),
+        "critic_inline": plan.get("critic_inline", False),
     }
     Settings(**settings)
     return settings

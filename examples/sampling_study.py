@@ -2,12 +2,12 @@
 
     python examples/sampling_study.py runs/plain/model runs/token/model runs/self/model --plot study.png --csv study.csv
     python examples/sampling_study.py runs/plain/model --steps 8 24 --guidance 2 1 4 1:3 --ways confidence halton
-    python examples/sampling_study.py --ways critic critic,guided_until=0.5,critic_from=0.5,temperature=8
+    python examples/sampling_study.py --ways critic critic,critic_inline=1,guide_every=3 --steps 8 24
 
 Each model, the one that comes with the repository where none is named, is judged by prompts of seen combinations, at
-equal forward passes: those of all the steps of MaskGit, two each where it is guided, and of the critic, which is asked
-after each step but the last, from `critic_from` on. The budget is what so many steps take, all of them guided, without
-a critic; every way gets as many steps as fit. A model with a critic is judged by its confidence, too.
+equal forward passes: those of all the steps of MaskGit, two each where the null side is computed, and of the critic,
+which is asked after each step but the last, unless it looks in MaskGit's. The budget is what so many guided steps take
+without a critic; every way gets as many steps as fit. A model with a critic is judged by its confidence, too.
 
 A way is an order, and what differs from the training's settings of sampling. The orders beside the library's: "random"
 keeps tokens by chance, "halton" along a low-discrepancy sequence over the places of each time step (Besnier et al.
@@ -32,7 +32,9 @@ from measures import BATCH, judge_each, judged_shares
 from media import write_plots
 from moving_shapes import prompts
 from phenaki_pytorch import MaskGit, Phenaki
-from phenaki_pytorch.sampling import Trust, by_confidence, by_critic, parallel_decode, uniform
+from phenaki_pytorch.critic import Critic
+from phenaki_pytorch.guidance import GuidedFeatures
+from phenaki_pytorch.sampling import Logits, Trust, by_confidence, by_critic, parallel_decode, uniform
 
 ORDERS = ("confidence", "critic", "random", "halton")
 COLUMNS = ("model", "way", "budget", "steps", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
@@ -65,10 +67,10 @@ def by_halton(grid: tuple[int, int, int], device: torch.device) -> Trust:
     return lambda ids, log_probs, progress: torch.where(log_probs.isinf(), log_probs, -order)
 
 
-def passes_of(steps: int, guidance: tuple[float, float], until: float = 1.0) -> int:
-    """How many forward passes so many steps of MaskGit take, a guided one two."""
-    scales = enumerate(torch.linspace(*guidance, steps))
-    return steps + sum(bool(scale != 1) and step / steps < until for step, scale in scales)
+def passes_of(steps: int, guidance: tuple[float, float], every: int = 1) -> int:
+    """How many forward passes so many steps of MaskGit take, one whose null side is computed two."""
+    guided = [step for step, scale in enumerate(torch.linspace(*guidance, steps)) if scale != 1]
+    return steps + sum(step % every == 0 or step == guided[0] for step in guided)
 
 
 @dataclass(frozen=True)
@@ -80,27 +82,42 @@ class Way:
     temperature: float
     token_temperature: tuple[float, float]
     critic_scale: float
-    guided_until: float
-    critic_from: float
+    guide_every: int
+    critic_inline: bool
+
+    def is_for(self, phenaki: Phenaki) -> bool:
+        """Whether the model has the critic that is asked."""
+        critic = phenaki.critic
+        if self.order != "critic" or critic is None:
+            return self.order != "critic"
+        return not self.critic_inline or critic.reader is phenaki.maskgit
 
     def passes(self, steps: int, guidance: tuple[float, float]) -> int:
         """How many forward passes so many steps take, with the critic's."""
         of_critic = 0
-        if self.order == "critic":
+        if self.order == "critic" and not self.critic_inline:
             of_critic = 1 if self.critic_scale == 1 else 2
-        looks = sum(step / steps >= self.critic_from for step in range(1, steps))
-        return passes_of(steps, guidance, self.guided_until) + of_critic * looks
+        return passes_of(steps, guidance, self.guide_every) + of_critic * (steps - 1)
 
     def steps_within(self, passes: int, guidance: tuple[float, float]) -> int:
         """The most steps that take no more passes."""
         return max(steps for steps in range(1, passes + 1) if self.passes(steps, guidance) <= passes)
 
-    def trust(self, phenaki: Phenaki, text: tuple[Tensor, Tensor], generator: torch.Generator) -> Trust:
+    def features(self, maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float]) -> GuidedFeatures:
+        """What the logits are read off; its scale is to be set in every step where it changes."""
+        scale = guidance[1] if guidance[0] == 1 else guidance[0]
+        inline = self.order == "critic" and self.critic_inline
+        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every, everywhere=inline)
+
+    def trust(
+        self, critic: Critic | None, features: GuidedFeatures, text: tuple[Tensor, Tensor], generator: torch.Generator
+    ) -> Trust:
         """What `parallel_decode` asks which tokens to keep."""
-        grid = phenaki.maskgit.grid
+        grid = features.reader.grid
+        if self.order == "critic" and self.critic_inline:
+            return by_critic(critic.inline_doubts(features), self.temperature, generator, inline=True)
         if self.order == "critic":
-            doubts = phenaki.critic.doubts(grid, *text, self.critic_scale)
-            return by_critic(doubts, self.temperature, generator, start=self.critic_from)
+            return by_critic(critic.doubts(grid, *text, self.critic_scale), self.temperature, generator)
         if self.order == "random":
             return by_chance(generator)
         if self.order == "halton":
@@ -118,7 +135,7 @@ def way_of(text: str, plan: dict) -> Way:
         name, _, value = change.partition("=")
         if name not in settable:
             raise ValueError(f"a way sets {', '.join(settable)}, got {change!r}")
-        plan = plan | {name: ends(value) if name == "token_temperature" else float(value)}
+        plan = plan | {name: READ.get(name, float)(value)}
     settings = planned_sampling(plan)
     return Way(text, order, **{name: settings[name] for name in settable})
 
@@ -129,14 +146,19 @@ def ends(text: str) -> tuple[float, float]:
     return float(first), float(last or first)
 
 
-def guided(
-    maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float], until: float, steps: int
-) -> Callable[[Tensor, Tensor, Tensor | None, float], Tensor]:
+# What the settings of a way are read by, where that is not `float`.
+READ = {"token_temperature": ends, "guide_every": int, "critic_inline": lambda text: bool(int(text))}
+
+
+def guided(features: GuidedFeatures, guidance: tuple[float, float], steps: int) -> Logits:
     """What `parallel_decode` asks, guided by a scale that lies on the line between the first step's and the last's."""
-    if guidance[0] == guidance[1]:
-        return maskgit.guided_logits(maskgit.grid, *text, guidance[0], until)
-    on_line = iter(torch.linspace(*guidance, steps).tolist())
-    return lambda *asked: maskgit.guided_logits(maskgit.grid, *text, next(on_line), until)(*asked)
+    on_line = torch.linspace(*guidance, steps).tolist()
+
+    def logits(ids: Tensor, masked: Tensor, places: Tensor | None, step: int) -> Tensor:
+        features.cond_scale = on_line[step]
+        return features.reader.to_logits(features(ids, masked, places, step))
+
+    return logits
 
 
 @torch.no_grad()
@@ -153,11 +175,12 @@ def judged(
         text = tuple(each.to(device) for each in phenaki.text_encoder(part))
         masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
         masked = rearrange(masked, "b t h w -> b (t h w)")
+        features = way.features(maskgit, text, guidance)
         ids = parallel_decode(
-            guided(maskgit, text, guidance, way.guided_until, steps),
+            guided(features, guidance, steps),
             torch.zeros_like(masked, dtype=torch.int64),
             masked,
-            trust=way.trust(phenaki, text, generator),
+            trust=way.trust(phenaki.critic, features, text, generator),
             steps=steps,
             token_temperature=way.token_temperature,
             schedule=maskgit.schedule,
@@ -175,7 +198,7 @@ def study(args: argparse.Namespace, models: dict[Path, Phenaki], done: Callable[
     rows = []
     for folder, phenaki in models.items():
         ways = [way_of(text, read_plan(folder)) for text in args.ways]
-        ways = [way for way in ways if way.order != "critic" or phenaki.critic is not None]
+        ways = [way for way in ways if way.is_for(phenaki)]
         settings = [(way, steps, args.guidance[0]) for way in ways for steps in args.steps]
         settings += [(way, args.steps[-1], text) for way in ways for text in args.guidance[1:]]
         for way, budget, text in tqdm(settings, desc=folder.parent.name):

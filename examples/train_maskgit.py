@@ -17,6 +17,7 @@ from media import side_by_side, write_gif, write_sheet, written
 from moving_shapes import prompts, stories
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.critic import Critic, filled_in
+from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGitLosses
 from phenaki_pytorch.texts import TextEncoder
 from sources import DataSets, mixture
@@ -71,8 +72,8 @@ def watch_prior(prior: nn.ModuleList, batch: dict[str, Tensor]) -> dict[str, flo
     if context is not None:
         flat = rearrange(ids, "b t h w -> b (t h w)")
         for name, scale in (("blank_loss", 1.0), ("blank_loss_no_text", 0.0)):
-            logits_of = maskgit.guided_logits(tuple(ids.shape[1:]), context, mask, scale)
-            blank = logits_of(flat, torch.ones_like(flat, dtype=torch.bool), None, 0.0).float()
+            features = GuidedFeatures(maskgit, tuple(ids.shape[1:]), context, mask, scale)
+            blank = maskgit.to_logits(features(flat, torch.ones_like(flat, dtype=torch.bool), None, 0)).float()
             watched[name] = nn.functional.cross_entropy(rearrange(blank, "b n k -> b k n"), flat).item()
     for critic in critics:
         with torch.random.fork_rng(devices=[]):

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import check_mask
+from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGit, MaskGitLosses
 from phenaki_pytorch.sampling import Doubts, categorical, uniform
 from phenaki_pytorch.saving import Pretrained
@@ -81,8 +82,7 @@ class Critic(Pretrained):
         target = rearrange(wrong, "b t h w -> b (t h w)")
         if real is not None:
             x, target = x[real], target[real]
-        logits = rearrange(self.to_logits(x), "... 1 -> ...")
-        return F.binary_cross_entropy_with_logits(logits.float(), target.float())
+        return F.binary_cross_entropy_with_logits(self.doubts_of(x).float(), target.float())
 
     def doubts(
         self,
@@ -97,8 +97,21 @@ class Critic(Pretrained):
         """
         if self.reader.dim_context is None:
             context = context_mask = None
-        features = self.reader.guided_features(grid, context, context_mask, cond_scale)
-        return lambda ids: rearrange(self.to_logits(features(ids, None, None, True)), "b n 1 -> b n")
+        features = GuidedFeatures(self.reader, grid, context, context_mask, cond_scale)
+        return lambda ids: self.doubts_of(features(ids, None, None, 0))
+
+    def inline_doubts(self, features: GuidedFeatures) -> Doubts:
+        """As `doubts`, without a pass of its own: of the ids that the last pass of `features` was given.
+
+        ValueError where that is not the reader's.
+        """
+        if features.reader is not self.reader:
+            raise ValueError(f"critic_inline needs a SelfCritic, got a {type(self).__name__}")
+        return lambda ids: self.doubts_of(features.conditional)
+
+    def doubts_of(self, features: Tensor) -> Tensor:
+        """Features (..., d) that the reader made of ids -> logits (...) of each id being wrong."""
+        return rearrange(self.to_logits(features), "... 1 -> ...")
 
 
 class TokenCritic(Critic, TokenTransformer):

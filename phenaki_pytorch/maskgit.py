@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from phenaki_pytorch.checks import batch_of, check_mask, check_prime_steps
 from phenaki_pytorch.cross_entropy import cross_entropy
+from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.sampling import (
-    Logits,
     Progress,
     Settings,
     by_confidence,
@@ -197,8 +197,8 @@ class MaskGit(TokenTransformer):
         token_temperature: float | Sequence[float] = 1.0,
         critic: nn.Module | None = None,
         critic_scale: float = 1.0,
-        guided_until: float = 1.0,
-        critic_from: float = 0.0,
+        guide_every: int = 1,
+        critic_inline: bool = False,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -214,14 +214,16 @@ class MaskGit(TokenTransformer):
         token_temperature  softmax temperature of the tokens: a number, or the first step's and the last's
         critic       TokenCritic or SelfCritic, which says in place of the confidence what to draw again
         critic_scale  its guidance, as `cond_scale`
-        guided_until  progress, in [0, 1], up to which steps are guided; the others are taken as at scale 1
-        critic_from  progress, in [0, 1], from which the critic decides; before it, the confidence does
+        guide_every  null is computed in each so-manieth step, the first included; the others take cond − null as it
+                     was when a place was last masked
+        critic_inline  a SelfCritic looks at the ids in the very pass that fills in the masked ones, instead of one of
+                     its own; what was just drawn it judges a step later, and until then its confidence counts
         generator    source of all randomness; its device is the model's
         progress     tqdm, or anything that wraps the steps
 
         Dropout is off, whatever the mode of the module. Raises ValueError where a size or value does not fit.
         """
-        Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
+        Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
         t, h, w = grid = self.grid if grid is None else grid
         if min(grid) < 1 or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"grid must lie between (1, 1, 1) and the window {self.grid}, got {grid}")
@@ -246,12 +248,18 @@ class MaskGit(TokenTransformer):
         for module in modules:
             module.eval()
         try:
+            inline = critic_inline and critic is not None
+            features = GuidedFeatures(
+                self, grid, context, context_mask, cond_scale, every=guide_every, everywhere=inline
+            )
             trust = by_confidence(temperature, generator)
-            if critic is not None:
+            if inline:
+                trust = by_critic(critic.inline_doubts(features), temperature, generator, inline=True)
+            elif critic is not None:
                 doubts = critic.doubts(grid, context, context_mask, critic_scale)
-                trust = by_critic(doubts, temperature, generator, start=critic_from)
+                trust = by_critic(doubts, temperature, generator)
             drawn = parallel_decode(
-                self.guided_logits(grid, context, context_mask, cond_scale, guided_until),
+                lambda *asked: self.to_logits(features(*asked)),
                 rearrange(ids, "b t h w -> b (t h w)"),
                 rearrange(masked, "b t h w -> b (t h w)"),
                 trust=trust,
@@ -265,20 +273,6 @@ class MaskGit(TokenTransformer):
             for module, mode in zip(modules, training):
                 module.train(mode)
         return rearrange(drawn, "b (t h w) -> b t h w", t=t, h=h, w=w)
-
-    def guided_logits(
-        self,
-        grid: tuple[int, int, int],
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        cond_scale: float,
-        guided_until: float = 1.0,
-    ) -> Logits:
-        """The callable that `parallel_decode` asks, for as many passes as are needed; arguments as in `generate`."""
-        features = self.guided_features(grid, context, context_mask, cond_scale if guided_until > 0 else 1.0)
-        return lambda ids, masked, places, progress: self.to_logits(
-            features(ids, masked, places, progress < guided_until)
-        )
 
     def _check_prime_ids(self, prime_ids: Tensor, batch_size: int, grid: tuple[int, int, int]) -> None:
         b, s, h, w = self.check_grid(prime_ids, values=True)

@@ -180,8 +180,8 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        guided_until: float = 1.0,
-        critic_from: float = 0.0,
+        guide_every: int = 1,
+        critic_inline: bool = False,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -197,7 +197,7 @@ class Phenaki(Pretrained):
 
         Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
@@ -233,13 +233,13 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        guided_until: float = 1.0,
-        critic_from: float = 0.0,
+        guide_every: int = 1,
+        critic_inline: bool = False,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
         """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
         ids = self.maskgit.generate(
             (1, *self.maskgit.grid[1:]),
@@ -264,8 +264,8 @@ class Phenaki(Pretrained):
         temperature: float = 4.0,
         token_temperature: float | Sequence[float] = 1.0,
         critic_scale: float = 1.0,
-        guided_until: float = 1.0,
-        critic_from: float = 0.0,
+        guide_every: int = 1,
+        critic_inline: bool = False,
         generator: torch.Generator | None = None,
         progress: Progress | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -278,7 +278,7 @@ class Phenaki(Pretrained):
         """
         scene_prompts, counts = scenes_of(scenes, num_frames)
         self._windows.check_overlap(overlap)
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guided_until, critic_from)
+        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
         draw = partial(self.generate, overlap=overlap, **vars(settings), generator=generator, progress=progress)
 
         def new_frames() -> Iterator[Tensor]:

@@ -26,9 +26,9 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda r: 1 - r,
 }
 
-# ids (b, n), which are masked (b, n), which places to give logits for (b, m), or None for all, and the progress
-# before the step -> (b, m or n, k)
-Logits = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+# ids (b, n), which are masked (b, n), which places to give logits for (b, m), or None for all, and the step, from 0
+# -> (b, m or n, k)
+Logits = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
 Doubts = Callable[[Tensor], Tensor]  # ids (b, n) -> logits (b, n) of each of them being wrong
 # ids (b, n), log-probabilities (b, n) of those just drawn, infinite for the others, and the progress after the step
 # -> trust in each (b, n)
@@ -132,19 +132,20 @@ def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = 
 
 
 def by_critic(
-    doubts: Doubts, temperature: float = 4.0, generator: torch.Generator | None = None, *, start: float = 0.0
+    doubts: Doubts, temperature: float = 4.0, generator: torch.Generator | None = None, *, inline: bool = False
 ) -> Trust:
     """The log-probability that an id is right, as a critic sees it, with the noise of `by_confidence`.
 
-    Of all ids, wherever they stand, so that earlier choices can be taken back. Before the progress `start` it is
-    `by_confidence`, and the critic is not asked.
+    Of all ids, wherever they stand, so that earlier choices can be taken back. `inline`: what was just drawn the
+    critic has not seen yet, and its own log-probability, which is the model's of being right, counts.
     """
     with_noise = by_confidence(temperature, generator)
 
     def trust(ids: Tensor, log_probs: Tensor, progress: float) -> Tensor:
-        if progress >= start:
-            log_probs = F.logsigmoid(-doubts(ids).float())
-        return with_noise(ids, log_probs, progress)
+        right = F.logsigmoid(-doubts(ids).float())
+        if inline:
+            right = torch.where(log_probs == torch.inf, right, log_probs)
+        return with_noise(ids, right, progress)
 
     return trust
 
@@ -174,15 +175,16 @@ class Settings:
     temperature: float
     token_temperature: float | Sequence[float]
     critic_scale: float
-    guided_until: float
-    critic_from: float
+    guide_every: int
+    critic_inline: bool
 
     def __post_init__(self):
         _check_scales(cond_scale=self.cond_scale, temperature=self.temperature, critic_scale=self.critic_scale)
         _check_steps(self.steps, self.token_temperature)
-        for name in ("guided_until", "critic_from"):
-            if not 0 <= (progress := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {progress}")
+        if self.guide_every < 1:
+            raise ValueError(f"guide_every must be at least 1, got {self.guide_every}")
+        if self.critic_inline and self.critic_scale != 1:
+            raise ValueError(f"with critic_inline, critic_scale must be 1, got {self.critic_scale}")
 
 
 def _ends(value: float | Sequence[float]) -> tuple[float, ...]:
@@ -205,7 +207,7 @@ def parallel_decode(
 ) -> Tensor:
     """Fill the masked places of ids in `steps` passes, as google-research/maskgit's parallel_decode.py does.
 
-    logits       callable (ids (b, n), masked (b, n), places, step / steps) -> logits; what `ids` holds at masked
+    logits       callable (ids (b, n), masked (b, n), places, step) -> logits; what `ids` holds at masked
                  places must not matter to it. On the CPU it is asked for the masked places alone, (b, m) ->
                  (b, m, k), elsewhere for all, None -> (b, n, k), so that no shape depends on what is masked
     ids          int64 (b, n); tokens that are not masked are given and never change
@@ -227,7 +229,7 @@ def parallel_decode(
     for step in passes if progress is None else progress(passes):
         divisor = first + (last - first) * step / max(1, steps - 1)
         places = masked_places(masked)
-        made = logits(ids, masked, places, step / steps)  # (b, m, k)
+        made = logits(ids, masked, places, step)  # (b, m, k)
         # One random number a place of the video, drawn or not: the result does not depend on which are computed.
         chance = uniform(ids.shape, ids.device, generator)
         drawn, log_probs = draw(made, chance if places is None else chance.gather(1, places), divisor)  # (b, m)

@@ -6,8 +6,6 @@ places, the transformer, and the null context that stands for a missing text.
 b = batch · t, h, w = grid · n = t · h · w · p = places · m = text tokens · c = dim_context · d = dim
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +14,6 @@ from phenaki_pytorch.checks import check_ids, check_mask
 from phenaki_pytorch.position import LearnedPositions, check_dim_head, rotary
 from phenaki_pytorch.saving import Pretrained
 
-# ids (b, n), which are hidden (b, n), at which places to give features (b, p), or None for all, and whether to guide
-# -> (b, p or n, d)
-Features = Callable[[Tensor, Tensor | None, Tensor | None, bool], Tensor]
 Layout = tuple[Tensor, tuple[Tensor, Tensor]]  # learned positions (n, d) and rotary angles of the places of a grid
 
 
@@ -134,43 +129,6 @@ class TokenTransformer(Pretrained):
         context, context_mask = self._drop_captions(self.context_norm(context), context_mask)
         return self.transformer.keys_values(context), context_mask
 
-    def guided_features(
-        self,
-        grid: tuple[int, int, int],
-        context: Tensor | None,
-        context_mask: Tensor | None,
-        cond_scale: float,
-    ) -> Features:
-        """A callable (ids, hidden, places, guide) -> features null + cond_scale · (cond − null), for many passes.
-
-        The output is linear in the features and so is guided by the same scale. What does not change from pass to
-        pass is computed here, both sides go through the transformer as one batch, which parts where the first context
-        is read, and with a scale of 1, without a context or where it is told not to guide, the null side is not
-        computed at all.
-        """
-        b, can_guide = 0 if context is None else len(context), context is not None and cond_scale != 1
-        context_mask = self.check_context(context, context_mask, b)
-        layout, both, plain = self.layout(grid), (None, None), (None, None)  # keys and values, and the context's mask
-        if context is not None:
-            context = self.context_norm(context)
-            if can_guide:
-                dropped = torch.ones(b, dtype=torch.bool, device=context.device)
-                null, null_mask = self._with_null(context, context_mask, dropped)
-                context, context_mask = torch.cat((context, null)), torch.cat((context_mask, null_mask))
-            both = self.transformer.keys_values(context), context_mask
-            plain = [(keys[:b], values[:b]) for keys, values in both[0]], context_mask[:b]
-
-        def features(ids: Tensor, hidden: Tensor | None, places: Tensor | None, guide: bool) -> Tensor:
-            guide = guide and can_guide
-            keys_values, mask = both if guide else plain
-            x = self.features(ids, hidden, layout=layout, keys_values=keys_values, context_mask=mask, places=places)
-            if guide:
-                cond, null = x.float().chunk(2)
-                x = (null + cond_scale * (cond - null)).to(x.dtype)
-            return x
-
-        return features
-
     # the null context
 
     def _drop_captions(self, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,9 +139,9 @@ class TokenTransformer(Pretrained):
         if not self.training:
             return context, context_mask
         dropped = torch.rand(len(context), device=context.device) < self.cond_drop_prob
-        return self._with_null(context, context_mask, dropped)
+        return self.with_null(context, context_mask, dropped)
 
-    def _with_null(self, context: Tensor, context_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
+    def with_null(self, context: Tensor, context_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """The null context, one learned token, in the place of the captions that are `dropped`, bool (b,)."""
         context = torch.where(dropped[:, None, None], self.null_context.to(context.dtype), context)
         only_first = torch.arange(context.shape[1], device=context.device) == 0

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conftest import make_ids, seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import SelfCritic, maskgit, sampling
 from phenaki_pytorch.attention import FeedForward
+from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.sampling import by_confidence, parallel_decode
 
 GRID = (6, 2, 2)
@@ -68,10 +69,10 @@ def test_visible_tokens_get_no_gradient_at_the_output(monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_logits_of_some_places_are_those_of_all(scale):
     model, ids, places = tiny_maskgit().eval(), make_ids(3).flatten(1), torch.randint(0, 24, (3, 7))
-    logits = model.guided_logits(GRID, torch.randn(3, 4, 12), None, scale)
+    features = GuidedFeatures(model, GRID, torch.randn(3, 4, 12), None, scale)
     masked = torch.rand(ids.shape) < 0.5
     with torch.no_grad():
-        some, every = logits(ids, masked, places, 0.0), logits(ids, masked, None, 0.0)
+        some, every = (model.to_logits(features(ids, masked, wanted, 0)) for wanted in (places, None))
         torch.testing.assert_close(some, every[[[0], [1], [2]], places])
 
 

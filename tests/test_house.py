@@ -17,6 +17,7 @@ ORDER = (
         "windows",
         "critic",
         "maskgit",
+        "guidance",
         "token_transformer",
         "cross_entropy",
         "sampling",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from conftest import make_context, make_ids, seed, state, tiny_maskgit, train
 from phenaki_pytorch import maskgit as module
 from phenaki_pytorch.attention import CrossAttention
+from phenaki_pytorch.guidance import GuidedFeatures
 
 GRID = (6, 2, 2)
 
@@ -152,8 +153,8 @@ def test_padded_words_are_not_read():
 
 
 def guided(model, context, context_mask, scale, ids, masked):
-    logits = model.guided_logits(tuple(ids.shape[1:]), context, context_mask, scale)
-    return logits(ids.flatten(1), masked.flatten(1), None, 0.0).unflatten(1, ids.shape[1:])
+    features = GuidedFeatures(model, tuple(ids.shape[1:]), context, context_mask, scale)
+    return model.to_logits(features(ids.flatten(1), masked.flatten(1), None, 0)).unflatten(1, ids.shape[1:])
 
 
 def test_guidance_goes_from_the_null_logits_through_the_conditional_ones():

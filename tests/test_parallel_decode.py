@@ -17,10 +17,10 @@ class Recorder:
 
     def __init__(self, b, n, logits=None):
         self.logits = torch.randn(b, n, CODES, generator=seed(1)) if logits is None else logits
-        self.ids, self.masked, self.progress = [], [], []
+        self.ids, self.masked, self.steps = [], [], []
 
-    def __call__(self, ids, masked, places, progress):
-        self.progress.append(progress)
+    def __call__(self, ids, masked, places, step):
+        self.steps.append(step)
         self.ids.append(ids.clone())
         self.masked.append(masked.clone())
         if places is None:
@@ -217,19 +217,20 @@ def test_a_critic_takes_earlier_choices_back():
     assert all((later & ~now).any() for now, later in zip(asked.masked[1:], asked.masked[2:]))
 
 
-def test_a_critic_that_starts_later_leaves_the_first_choices_to_the_confidence():
-    doubted, looks, plain = torch.rand(3, 50, generator=seed(5)), [], decode(steps=8)[0]
-    assert plain.progress == [step / 8 for step in range(8)]
+def test_a_critic_inside_the_pass_doubts_what_stood_and_leaves_what_was_drawn_to_its_probability():
+    doubted, seen = torch.randn(3, 50, generator=seed(5)), []
+    inside = by_critic(lambda ids: doubted, 0.0, inline=True)
 
-    def doubts(ids):
-        looks.append(ids)
-        return doubted
+    def trust(ids, log_probs, progress):
+        seen.append((log_probs, inside(ids, log_probs, progress)))
+        return seen[-1][1]
 
-    noise = seed()
-    asked, _, _ = decode(steps=8, trust=by_critic(doubts, 4.0, noise, start=0.5), generator=noise)
-    same = [torch.equal(one, other) for one, other in zip(asked.masked, plain.masked)]
-    assert same == [True] * 4 + [False] * 4  # step 4 is the first that draws what the critic chose
-    assert len(looks) == 4
+    asked, _, _ = decode(steps=8, trust=trust)
+    assert asked.steps == list(range(8))
+    for masked, (log_probs, trusted) in zip(asked.masked, seen):
+        assert torch.equal(trusted[masked], log_probs[masked])
+        torch.testing.assert_close(trusted[~masked], (-doubted[~masked]).sigmoid().log())
+    assert any((later & ~now).any() for now, later in zip(asked.masked, asked.masked[1:]))
 
 
 def test_a_critic_that_knows_as_much_as_the_confidence_keeps_the_same():

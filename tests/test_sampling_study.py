@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import sampling_study
-from conftest import seed, tiny_cvivit, tiny_maskgit
+from conftest import seed, tiny_cvivit, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import Phenaki, SelfCritic
+from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.sampling import parallel_decode
 from phenaki_pytorch.token_transformer import TokenTransformer
 from sampling_study import by_chance, by_halton, ends, guided, halton, lines_of, way_of
@@ -77,10 +78,10 @@ def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, t
     monkeypatch.setattr(sampling_study, "parallel_decode", lambda *args, **kw: passes.append(0) or inside(*args, **kw))
     options = ["--steps", "3", "8", "--guidance", "2", "1", "1:3", "--prompts", "2"]
     options += ["--csv", str(tmp_path / "study.csv")]
-    late = "critic,guided_until=0.5,critic_from=0.5"
-    ways = ["--ways", "confidence", "critic", "random", "halton", late]
+    woven = "critic,critic_inline=1,guide_every=3"
+    ways = ["--ways", "confidence", "critic", "random", "halton", woven]
     sampling_study.main([str(model), *options, *ways, "--plot", str(tmp_path / "study.png")])
-    assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15, 7, 15]
+    assert passes == [6, 16, 5, 14, 6, 16, 6, 16, 6, 16, 8, 15, 7, 13, 8, 15, 8, 15, 8, 15]
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["passes"]) for row in rows] == passes
@@ -94,20 +95,31 @@ def test_forward_passes_are_counted_alike_and_what_was_found_is_written(model, t
 
 def test_guidance_goes_from_its_first_scale_to_its_last():
     model, text = tiny_maskgit(), (torch.randn(2, 3, 12), None)
-    ids, masked = torch.zeros(2, 24, dtype=torch.int64), torch.ones(2, 24, dtype=torch.bool)
-    rising = guided(model, text, ends("1:3"), until=1.0, steps=3)
-    for scale in (1.0, 2.0, 3.0):
-        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None, 0.0)
-        torch.testing.assert_close(rising(ids, masked, None, 0.0), expected)
-    steady = guided(model, text, ends("2"), until=0.5, steps=3)
-    for progress, scale in ((0.0, 2.0), (0.49, 2.0), (0.5, 1.0)):
-        expected = model.guided_logits(model.grid, *text, scale)(ids, masked, None, 0.0)
-        torch.testing.assert_close(steady(ids, masked, None, progress), expected)
+    asked = torch.zeros(2, 24, dtype=torch.int64), torch.ones(2, 24, dtype=torch.bool), None
+    for scales, way in ((ends("1:3"), "confidence"), (ends("2"), "critic,critic_inline=1")):
+        made = guided(way_of(way, {}).features(model, text, scales), scales, steps=3)
+        for step, scale in enumerate(torch.linspace(*scales, 3).tolist()):
+            expected = model.to_logits(GuidedFeatures(model, model.grid, *text, scale)(*asked, 0))
+            torch.testing.assert_close(made(*asked, step), expected)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("confidence", [True, True, True]),
+        ("critic", [False, True, True]),
+        ("critic,critic_inline=1", [False, False, True]),
+        ("halton,critic_inline=1", [True, True, True]),
+    ],
+)
+def test_a_way_is_for_models_with_its_critic(text, expected):
+    models = [tiny_phenaki(critic=critic) for critic in (None, lambda _: tiny_token_critic(), SelfCritic)]
+    assert [way_of(text, {}).is_for(model) for model in models] == expected
 
 
 @pytest.mark.parametrize("passes", [1, 2, 8, 24])
 @pytest.mark.parametrize(
-    "text", ["critic", "critic,critic_scale=2", "critic,guided_until=0.5,critic_from=0.5", "halton"]
+    "text", ["critic", "critic,critic_scale=2", "critic,critic_inline=1,guide_every=3", "confidence,guide_every=2"]
 )
 def test_a_way_gets_as_many_steps_as_fit(passes, text):
     way = way_of(text, {})
@@ -121,9 +133,9 @@ def test_a_way_is_the_trainings_settings_but_for_what_it_says():
     plan = {"temperature": 3.0, "token_temperature": (1.2, 0.1), "critic_scale": 2.0, "sampling_steps": 12}
     usual = way_of("confidence", plan)
     assert (usual.temperature, usual.token_temperature, usual.critic_scale) == (3.0, (1.2, 0.1), 2.0)
-    changed = way_of("critic,temperature=8,token_temperature=1:0.4,critic_from=0.5", plan)
+    changed = way_of("critic,temperature=8,token_temperature=1:0.4,guide_every=3", plan)
     assert (changed.order, changed.temperature, changed.token_temperature) == ("critic", 8.0, (1.0, 0.4))
-    assert (changed.critic_scale, changed.critic_from, changed.guided_until) == (2.0, 0.5, 1.0)
+    assert (changed.critic_scale, changed.guide_every, changed.critic_inline) == (2.0, 3, False)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +163,8 @@ def test_lines_go_along_their_axis():
         (("--prompts", "0"), "above 0"),
         (("--guidance", "2", "1:-3"), "cond_scale must be at least 0, got -3"),
         (("--guidance", "much"), "much"),
-        (("--ways", "critic", "critic,guided_until=3"), r"guided_until must lie in \[0, 1\], got 3"),
+        (("--ways", "critic", "critic,guide_every=0"), "guide_every must be at least 1, got 0"),
+        (("--ways", "critic", "critic,critic_inline=1,critic_scale=2"), "critic_scale must be 1, got 2"),
     ],
 )
 def test_a_study_that_cannot_end_does_not_begin(model, tmp_path, capsys, words, message):

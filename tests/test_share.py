@@ -67,17 +67,17 @@ def test_curves_that_were_shared_already_are_whole(run, tmp_path):
 
 
 def test_the_plan_says_how_to_sample_where_it_was_told(run, tmp_path):
-    settings = ["--temperature", "8", "--token-temperature", "1", "0.4", "--guided-until", "0.5", "--steps", "12"]
+    settings = ["--temperature", "8", "--token-temperature", "1", "0.4", "--guide-every", "3", "--steps", "12"]
     share.main([str(run), str(tmp_path / "small"), *settings])
     plan = read_plan(tmp_path / "small" / "model")
-    assert plan == {"sampling_steps": 12, "temperature": 8.0, "token_temperature": [1.0, 0.4], "guided_until": 0.5}
+    assert plan == {"sampling_steps": 12, "temperature": 8.0, "token_temperature": [1.0, 0.4], "guide_every": 3}
     assert read_note(tmp_path / "small" / "model")["words"] == ["a"]
     assert planned_sampling(plan)["steps"] == 12
 
 
 def test_settings_that_no_sampling_can_follow_are_refused(run, tmp_path):
-    with pytest.raises(SystemExit, match=r"share\.py: guided_until must lie in \[0, 1\], got 3"):
-        share.main([str(run), str(tmp_path / "small"), "--guided-until", "3"])
+    with pytest.raises(SystemExit, match=r"share\.py: guide_every must be at least 1, got 0"):
+        share.main([str(run), str(tmp_path / "small"), "--guide-every", "0"])
     assert not (tmp_path / "small").exists()
 
 

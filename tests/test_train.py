@@ -66,7 +66,7 @@ def test_killed_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_pa
     kill_at(start(broken, *TINY), broken / "tokenizer" / "step-00000020.pt")
     assert not (broken / "model" / "cvivit" / "model.safetensors").exists()
     saved = json.loads((broken / "plan.json").read_text())
-    del saved["arguments"]["guided_until"]  # as of before there was this argument
+    del saved["arguments"]["guide_every"]  # as of before there was this argument
     (broken / "plan.json").write_text(json.dumps(saved))
     kill_at(start(broken, "--resume"), broken / "maskgit" / "step-00000010.pt")
     assert not (broken / "model" / "maskgit" / "model.safetensors").exists()
@@ -86,10 +86,10 @@ def test_killed_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_pa
 
 
 def test_settings_of_sampling_are_checked_before_anything_is_trained(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["train.py", "--guided-until", "3"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--guide-every", "0"])
     with pytest.raises(SystemExit) as caught:
         parse_arguments("")
-    assert caught.value.code == 2 and "guided_until must lie in [0, 1], got 3.0" in capsys.readouterr().err
+    assert caught.value.code == 2 and "guide_every must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_without_captions_the_model_is_unconditional(tmp_path):
