@@ -85,17 +85,21 @@ class Way:
     guide_every: int
     critic_inline: bool
 
+    @property
+    def inline(self) -> bool:
+        """Whether a critic looks in MaskGit's passes."""
+        return self.order == "critic" and self.critic_inline
+
     def is_for(self, phenaki: Phenaki) -> bool:
         """Whether the model has the critic that is asked."""
-        critic = phenaki.critic
-        if self.order != "critic" or critic is None:
-            return self.order != "critic"
-        return not self.critic_inline or critic.reader is phenaki.maskgit
+        if self.order != "critic":
+            return True
+        return phenaki.critic is not None and (not self.inline or phenaki.critic.reader is phenaki.maskgit)
 
     def passes(self, steps: int, guidance: tuple[float, float]) -> int:
         """How many forward passes so many steps take, with the critic's."""
         of_critic = 0
-        if self.order == "critic" and not self.critic_inline:
+        if self.order == "critic" and not self.inline:
             of_critic = 1 if self.critic_scale == 1 else 2
         return passes_of(steps, guidance, self.guide_every) + of_critic * (steps - 1)
 
@@ -106,15 +110,14 @@ class Way:
     def features(self, maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float]) -> GuidedFeatures:
         """What the logits are read off; its scale is to be set in every step where it changes."""
         scale = guidance[1] if guidance[0] == 1 else guidance[0]
-        inline = self.order == "critic" and self.critic_inline
-        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every, everywhere=inline)
+        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every, everywhere=self.inline)
 
     def trust(
         self, critic: Critic | None, features: GuidedFeatures, text: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> Trust:
         """What `parallel_decode` asks which tokens to keep."""
         grid = features.reader.grid
-        if self.order == "critic" and self.critic_inline:
+        if self.inline:
             return by_critic(critic.inline_doubts(features), self.temperature, generator, inline=True)
         if self.order == "critic":
             return by_critic(critic.doubts(grid, *text, self.critic_scale), self.temperature, generator)

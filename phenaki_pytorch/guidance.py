@@ -70,13 +70,14 @@ class GuidedFeatures:
         guides = self.knows_null and self.cond_scale != 1
         both_sides = guides and (step % self.every == 0 or self._apart is None)
         keys_values, context_mask = self._both if both_sides else self._plain
+        computed = None if self.everywhere else places
         x = self.reader.features(
             ids,
             hidden,
             layout=self.layout,
             keys_values=keys_values,
             context_mask=context_mask,
-            places=None if self.everywhere else places,
+            places=computed,
         )
         self.conditional = x[: len(ids)]
         if not guides:
@@ -86,9 +87,9 @@ class GuidedFeatures:
             apart = cond - null
             guided = null + self.cond_scale * apart
             if self.every > 1:
-                self._keep(apart, hidden, None if self.everywhere else places)
+                self._keep(apart, hidden, computed)
         else:
-            apart = self._apart if self.everywhere or places is None else take(self._apart, places)
+            apart = self._apart if computed is None else take(self._apart, computed)
             guided = x.float() + (self.cond_scale - 1) * apart
         return self._of(guided.to(x.dtype), places)
 

@@ -138,14 +138,22 @@ def graphs():
     return backend
 
 
-def test_compiled_transformers_draw_and_decode_the_same(graphs):
-    model = tiny_phenaki(critic=lambda maskgit: tiny_token_critic())
+@pytest.mark.parametrize(
+    "critic, settings",
+    [
+        (lambda maskgit: tiny_token_critic(), {"critic_scale": 2.0}),
+        (SelfCritic, {"guide_every": 2, "critic_inline": True, "steps": 5}),
+    ],
+)
+def test_compiled_transformers_draw_and_decode_the_same(graphs, critic, settings):
+    model = tiny_phenaki(critic=critic)
 
     def made():
-        return model.generate(["up", "down"], num_frames=15, steps=3, critic_scale=2.0, generator=seed())
+        return model.generate(["up", "down"], num_frames=15, generator=seed(), **{"steps": 3, **settings})
 
     eager = made()
-    parts = [model.maskgit.transformer, model.critic.transformer, model.cvivit.encoder, model.cvivit.decoder]
+    transformers = {reader.transformer for reader in (model.maskgit, model.critic.reader)}
+    parts = [*transformers, model.cvivit.encoder, model.cvivit.decoder]
     for part in parts:
         part.compile(backend=graphs)
     torch.testing.assert_close(made(), eager, atol=1e-5, rtol=0)
