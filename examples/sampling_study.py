@@ -110,7 +110,7 @@ class Way:
     def features(self, maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float]) -> GuidedFeatures:
         """What the logits are read off; its scale is to be set in every step where it changes."""
         scale = guidance[1] if guidance[0] == 1 else guidance[0]
-        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every, everywhere=self.inline)
+        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every)
 
     def trust(
         self, critic: Critic | None, features: GuidedFeatures, text: tuple[Tensor, Tensor], generator: torch.Generator
@@ -118,7 +118,7 @@ class Way:
         """What `parallel_decode` asks which tokens to keep."""
         grid = features.reader.grid
         if self.inline:
-            return by_critic(critic.inline_doubts(features), self.temperature, generator, inline=True)
+            return critic.inline_trust(features, self.temperature, generator)
         if self.order == "critic":
             return by_critic(critic.doubts(grid, *text, self.critic_scale), self.temperature, generator)
         if self.order == "random":

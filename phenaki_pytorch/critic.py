@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from phenaki_pytorch.checks import check_mask
 from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGit, MaskGitLosses
-from phenaki_pytorch.sampling import Doubts, categorical, uniform
+from phenaki_pytorch.sampling import Doubts, Trust, by_critic, categorical, uniform
 from phenaki_pytorch.saving import Pretrained
 from phenaki_pytorch.token_transformer import TokenTransformer
 
@@ -100,14 +100,17 @@ class Critic(Pretrained):
         features = GuidedFeatures(self.reader, grid, context, context_mask, cond_scale)
         return lambda ids: self.doubts_of(features(ids, None, None, 0))
 
-    def inline_doubts(self, features: GuidedFeatures) -> Doubts:
-        """As `doubts`, without a pass of its own: of the ids that the last pass of `features` was given.
+    def inline_trust(
+        self, features: GuidedFeatures, temperature: float = 4.0, generator: torch.Generator | None = None
+    ) -> Trust:
+        """As `by_critic`, without a pass of its own: by the features of the pass that has just filled ids in.
 
-        ValueError where that is not the reader's.
+        From then on `features` are computed everywhere. ValueError where they are not the reader's.
         """
         if features.reader is not self.reader:
             raise ValueError(f"critic_inline needs a SelfCritic, got a {type(self).__name__}")
-        return lambda ids: self.doubts_of(features.conditional)
+        features.everywhere = True
+        return by_critic(lambda ids: self.doubts_of(features.conditional), temperature, generator, inline=True)
 
     def doubts_of(self, features: Tensor) -> Tensor:
         """Features (..., d) that the reader made of ids -> logits (...) of each id being wrong."""

@@ -26,10 +26,9 @@ class GuidedFeatures:
     context     (b, m, c) and context_mask, bool (b, m), or None: there is nothing to guide
     cond_scale  1 is no guidance; may be set anew between passes, if it was not 1 at first
     every       the null side is computed in each so-manieth step, the first included
-    everywhere  compute the features of all places, for `conditional`, however few are asked for
 
-    `conditional` holds what the last pass made of the ids under their text, unguided: (b, n, d), or (b, p, d) of the
-    places that were asked for. Raises ValueError where the context does not fit.
+    `conditional` holds what the last pass made of the ids under their text, unguided: (b, p, d) of the places that were
+    asked for, or, with `everywhere` set, (b, n, d) of all. Raises ValueError where the context does not fit.
     """
 
     def __init__(
@@ -41,11 +40,10 @@ class GuidedFeatures:
         cond_scale: float,
         *,
         every: int = 1,
-        everywhere: bool = False,
     ):
         b = 0 if context is None else len(context)
         context_mask = reader.check_context(context, context_mask, b)
-        self.reader, self.cond_scale, self.every, self.everywhere = reader, cond_scale, every, everywhere
+        self.reader, self.cond_scale, self.every, self.everywhere = reader, cond_scale, every, False
         self.layout = reader.layout(grid)
         self.knows_null = context is not None and cond_scale != 1
         both = plain = (None, None)  # keys and values, and the context's mask

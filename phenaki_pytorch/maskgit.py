@@ -248,14 +248,12 @@ class MaskGit(TokenTransformer):
         for module in modules:
             module.eval()
         try:
-            inline = critic_inline and critic is not None
-            features = GuidedFeatures(
-                self, grid, context, context_mask, cond_scale, every=guide_every, everywhere=inline
-            )
-            trust = by_confidence(temperature, generator)
-            if inline:
-                trust = by_critic(critic.inline_doubts(features), temperature, generator, inline=True)
-            elif critic is not None:
+            features = GuidedFeatures(self, grid, context, context_mask, cond_scale, every=guide_every)
+            if critic is None:
+                trust = by_confidence(temperature, generator)
+            elif critic_inline:
+                trust = critic.inline_trust(features, temperature, generator)
+            else:
                 doubts = critic.doubts(grid, context, context_mask, critic_scale)
                 trust = by_critic(doubts, temperature, generator)
             drawn = parallel_decode(

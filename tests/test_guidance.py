@@ -6,6 +6,7 @@ import torch
 from conftest import make_context, make_ids, seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import SelfCritic, sampling
 from phenaki_pytorch.guidance import GuidedFeatures
+from phenaki_pytorch.sampling import by_critic
 
 GRID = (6, 2, 2)
 
@@ -47,7 +48,8 @@ def test_the_steps_between_change_what_is_drawn_and_are_guided():
 @pytest.mark.parametrize("pick", [sampling.masked_places, lambda masked: None], ids=["masked", "all"])
 def test_between_them_the_difference_of_when_a_place_was_last_hidden_is_added(pick, everywhere):
     model, text, scale = tiny_maskgit().eval(), make_context(), 4.0
-    features = GuidedFeatures(model, GRID, *text, scale, every=2, everywhere=everywhere)
+    features = GuidedFeatures(model, GRID, *text, scale, every=2)
+    features.everywhere = everywhere
     known = torch.full((2, 24, model.dim), torch.nan)
     with torch.no_grad():
         for step, count in enumerate((21, 20, 9, 15, 15, 2)):  # places are shown and hidden again
@@ -68,7 +70,8 @@ def test_between_them_the_difference_of_when_a_place_was_last_hidden_is_added(pi
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_what_a_critic_reads_is_unguided_and_of_all_places(scale):
     model, text, ids, hidden = tiny_maskgit().eval(), make_context(), make_ids().flatten(1), some(7)
-    features = GuidedFeatures(model, GRID, *text, scale, every=2, everywhere=True)
+    features = GuidedFeatures(model, GRID, *text, scale, every=2)
+    features.everywhere = True
     places = sampling.masked_places(hidden)
     with torch.no_grad():
         for step in (0, 1):
@@ -123,15 +126,18 @@ def test_a_critic_inside_sees_what_stands_and_not_what_has_just_been_drawn(monke
     model = tiny_maskgit(dim_context=None)
     critic, ids, hidden = SelfCritic(model).eval(), make_ids().flatten(1), some(12)
     model.eval()
-    features = GuidedFeatures(model, GRID, None, None, 1.0, everywhere=True)
+    features = GuidedFeatures(model, GRID, None, None, 1.0)
     with torch.no_grad():
-        doubts = critic.inline_doubts(features)
+        trust = critic.inline_trust(features, 0.0)
         for _ in range(2):
             features(ids, hidden, sampling.masked_places(hidden), 0)
-            expected = critic.to_logits(model.features(ids, hidden, layout=model.layout(GRID)))[..., 0]
-            torch.testing.assert_close(doubts(ids + 1), expected)
+            log_probs = torch.rand(2, 24).log().masked_fill(~hidden, torch.inf)
+            doubts = critic.to_logits(model.features(ids, hidden, layout=model.layout(GRID)))[..., 0]
+            expected = torch.where(hidden, log_probs, (-doubts).sigmoid().log())
+            torch.testing.assert_close(trust(ids + 1, log_probs, 0.5), expected)
             ids, hidden = ids.flip(1), some(5)
-    monkeypatch.setattr(critic, "inline_doubts", lambda features: lambda ids: (ids >= 4) * 1e4)
+    doubted = by_critic(lambda ids: (ids >= 4) * 1e4, 0.0, inline=True)
+    monkeypatch.setattr(critic, "inline_trust", lambda features, temperature, generator: doubted)
     drawn = model.generate(batch_size=8, critic=critic, critic_inline=True, steps=24, temperature=0.0, generator=seed())
     plain = model.generate(batch_size=8, steps=24, temperature=0.0, generator=seed())
     assert (drawn < 4).float().mean() > 2.5 * (plain < 4).float().mean()  # 4 of 32 codes
