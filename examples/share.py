@@ -1,7 +1,7 @@
 """Make what train.py left small enough to give away: the weights in half precision, the plan and the curves.
 
     python examples/share.py runs/reference examples/pretrained
-    python examples/share.py runs/reference examples/pretrained --temperature 8 --guided-until 0.5 --critic-from 0.5
+    python examples/share.py runs/reference examples/pretrained --temperature 8 --guide-every 3 --critic-inline
 
 `from_pretrained` puts the weights back into float32. A training that began with another's model has the curves of that
 one before its own; a stage that was never trained has none. With settings of sampling, the plan says these in place of

@@ -1,4 +1,4 @@
-"""The README's own snippets run as they stand, and its commands name files and flags that exist."""
+"""The README's own snippets run as they stand, and its commands, and the examples', name what exists."""
 
 import re
 import runpy
@@ -70,18 +70,22 @@ def test_the_presets_have_the_parameters_of_the_table():
 
 
 def flags(program, capsys):
-    """The flags that a program's --help knows."""
+    """The flags that a program's --help lists, whatever its description names."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
         patch.setattr(sys, "argv", [str(program), "--help"])
         runpy.run_path(str(program), run_name="__main__")
     assert caught.value.code == 0
-    return set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out))
+    listed = re.findall(r"^  (-.*)$", capsys.readouterr().out, re.MULTILINE)
+    return set(re.findall(r"--[a-z][a-z-]*", "\n".join(listed)))
 
 
 def test_the_commands_name_files_and_flags_that_exist(capsys):
     known = {}
     prose = re.sub(r"(?ms)^```.*?^```", "", README)
-    for line in (*COMMANDS, *re.findall(r"`(python examples/[^`\n]+)`", prose)):
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples").glob("*.py")))
+    in_docstrings = re.findall(r"^    (python examples/.*)$", sources, re.MULTILINE)
+    assert len(in_docstrings) > 10
+    for line in (*COMMANDS, *re.findall(r"`(python examples/[^`\n]+)`", prose), *in_docstrings):
         for command in line.split("&&"):
             words = shlex.split(command, comments=True)
             programs = [word for word in words if word.endswith(".py")]
