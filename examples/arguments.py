@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from generate import planned_sampling
-from phenaki_pytorch.sampling import SCHEDULES
+from phenaki_pytorch.sampling import SCHEDULES, check_scales
 from training_loop import Recipe
 
 
@@ -49,6 +49,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--lr", type=float, nargs=2, default=(1e-3, 3e-3), help="of the tokenizer and of MaskGit")
     recipe("--warmup", type=int, default=50)
     recipe("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="which share MaskGit masks, and when")
+    distil = "learn what the MaskGit of --model says under this guidance, so that it is drawn without"
+    recipe("--distil-guidance", type=float, metavar="SCALE", help=distil)
     recipe("--prime-prob", type=float, default=0.25, help="share of MaskGit's clips that are trained as continuations")
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")
@@ -74,7 +76,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
     drawing = parser.add_argument_group("sampling").add_argument
     drawing("--sampling-steps", type=int, default=24)
-    drawing("--cond-scale", type=float, default=2.0)
+    drawing("--cond-scale", type=float, help="default: 2, or 1 with --distil-guidance")
     drawing("--temperature", type=float, default=4.0)
     drawing("--token-temperature", type=float, nargs=2, default=(1.2, 0.1), metavar=("FIRST", "LAST"))
     drawing("--critic-scale", type=float, default=1.0, help="guidance of the critic; 1 is none")
@@ -83,11 +85,19 @@ def parse_arguments(description: str) -> argparse.Namespace:
     drawing("--prompts", type=int, default=200, help="prompts to judge at the end, for moving shapes")
     drawing("--stories", type=int, default=50, help="stories to judge at the end, for moving shapes")
     args = parser.parse_args()
+    if args.cond_scale is None:
+        args.cond_scale = 2.0 if args.distil_guidance is None else 1.0
+    if args.distil_guidance is not None and not args.resume:
+        if args.stage != "maskgit" or args.model is None:
+            parser.error("--distil-guidance needs --stage maskgit and a --model to learn from")
+        if args.text_encoder == "none":
+            parser.error("without texts there is nothing to guide: expected no --distil-guidance")
     if args.adversarial and any(size != args.size for size in args.other_sizes):
         parser.error("the discriminator judges frames of one size: --adversarial and --other-sizes exclude each other")
     if args.data != "moving_shapes" and (args.image_perceptual or args.video_perceptual):
         parser.error("the perceptual networks here learn the labels of the moving shapes; wrap your own: perceptual.py")
     try:
+        check_scales(distil_guidance=args.distil_guidance or 0.0)
         sampling(args)
     except ValueError as error:
         parser.error(str(error))

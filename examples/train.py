@@ -5,6 +5,7 @@
     accelerate launch examples/train.py ...                         # several devices
     python examples/train.py --resume                               # go on from where it was stopped
     python examples/train.py --stage maskgit --model FOLDER ...     # begin with a trained model
+    python examples/train.py --stage maskgit --model FOLDER --distil-guidance 2 ...    # and learn to need no guidance
 
 Leaves in --out: model/ (what `Phenaki.from_pretrained` and generate.py read), the curves, checkpoints,
 reconstructions and samples of both stages, story.gif and results.json.
@@ -64,7 +65,7 @@ from measures import judged_reconstruction, reconstruction, table
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from sources import DataSets, data_sets, held_out, mixture
-from train_maskgit import build_critic, build_maskgit, build_phenaki, compile_transformers, train_maskgit
+from train_maskgit import build_critic, build_maskgit, build_phenaki, compile_transformers, learner, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
@@ -106,7 +107,7 @@ def plan(
         if args.compile:
             compile_transformers(phenaki)
         batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
-        seconds[1] = seconds_per_step(accelerator, phenaki, batches, recipe_of(args, 1, 1000))
+        seconds[1] = seconds_per_step(accelerator, learner(args, phenaki), batches, recipe_of(args, 1, 1000))
     steps = list(args.steps)
     if args.minutes is not None:
         share = {"both": args.share, "tokenizer": 1.0, "maskgit": 0.0}[args.stage]

@@ -15,7 +15,7 @@ from arguments import fps, recipe_of, sampling, scale_of
 from encoded import Captions, encode_all
 from media import side_by_side, write_gif, write_sheet, written
 from moving_shapes import prompts, stories
-from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
+from phenaki_pytorch import CViViT, GuidedTeacher, MaskGit, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.critic import Critic, filled_in
 from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGitLosses
@@ -53,6 +53,25 @@ def build_critic(args: argparse.Namespace, maskgit: MaskGit) -> Critic | None:
         return None
     names = ("num_tokens", "grid", "dim", "depth", "heads", "dim_head", "dim_context", "cond_drop_prob")
     return TokenCritic(**{name: maskgit.config[name] for name in names})
+
+
+class Taught(nn.Module):
+    """Phenaki's loss, of which MaskGit's part is what a teacher says."""
+
+    def __init__(self, phenaki: Phenaki, teacher: GuidedTeacher):
+        super().__init__()
+        self.phenaki = phenaki
+        self.teacher = teacher
+
+    def forward(self, **batch: Tensor) -> Tensor:
+        return self.phenaki(**batch, teacher=self.teacher)
+
+
+def learner(args: argparse.Namespace, phenaki: Phenaki) -> Phenaki | Taught:
+    """What gives the loss: Phenaki or, with --distil-guidance, Phenaki taught by what its MaskGit is now."""
+    if args.distil_guidance is None:
+        return phenaki
+    return Taught(phenaki, GuidedTeacher(phenaki.maskgit, cond_scale=args.distil_guidance))
 
 
 @torch.no_grad()
@@ -123,7 +142,7 @@ def train_maskgit(
     if args.compile:
         compile_transformers(phenaki)
     prior = nn.ModuleList([phenaki.maskgit, *([] if phenaki.critic is None else [phenaki.critic])])
-    maskgit, *critic = fit("maskgit", accelerator, phenaki, prior, batches, recipe, folder, **watch)
+    maskgit, *critic = fit("maskgit", accelerator, learner(args, phenaki), prior, batches, recipe, folder, **watch)
     phenaki = build_phenaki(phenaki.cvivit, maskgit, critic[0] if critic else None, phenaki.text_encoder).eval()
     if accelerator.is_main_process:
         phenaki.save_pretrained(args.out / "model")

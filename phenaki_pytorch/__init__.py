@@ -17,6 +17,7 @@ from phenaki_pytorch.attention import checkpoint_activations  # noqa: E402
 from phenaki_pytorch.critic import SelfCritic, TokenCritic  # noqa: E402
 from phenaki_pytorch.cvivit import CViViT  # noqa: E402
 from phenaki_pytorch.discriminator import Discriminator  # noqa: E402
+from phenaki_pytorch.guidance import GuidedTeacher  # noqa: E402
 from phenaki_pytorch.losses import LossWeights  # noqa: E402
 from phenaki_pytorch.maskgit import MaskGit  # noqa: E402
 from phenaki_pytorch.phenaki import Phenaki  # noqa: E402
@@ -25,6 +26,7 @@ from phenaki_pytorch.t5 import T5TextEncoder  # noqa: E402
 __all__ = [
     "CViViT",
     "Discriminator",
+    "GuidedTeacher",
     "LossWeights",
     "MaskGit",
     "Phenaki",

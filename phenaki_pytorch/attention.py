@@ -294,7 +294,7 @@ class Transformer(nn.Module):
         for i, block in enumerate(self.blocks):
             options = {
                 "rotary": rotary,
-                "mask": mask,
+                "mask": None if mask is None else repeat(mask, "b n -> (k b) n", k=len(x) // len(mask)),
                 "visible": visible,
                 "cache": None if caches is None else caches[i],
                 "keys_values": None if keys_values is None else keys_values[i],

@@ -70,7 +70,8 @@ class Critic(Pretrained):
         if token_mask is not None:
             check_mask("token_mask", token_mask, ids.shape)
             real = rearrange(token_mask, "b t h w -> b (t h w)")
-        keys_values, context_mask = self.reader.read_context(context, context_mask)
+        dropped = self.reader.draw_dropped(context)
+        keys_values, context_mask = self.reader.read_context(context, context_mask, dropped)
         x = self.reader.features(
             rearrange(ids, "b t h w -> b (t h w)"),
             None,

@@ -1,4 +1,4 @@
-"""Classifier-free guidance of the features of a TokenTransformer, over all passes of one generation.
+"""Classifier-free guidance of the features of a TokenTransformer: in every pass, or learnt once and for all.
 
     null + cond_scale · (cond − null)        Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
 
@@ -7,10 +7,14 @@ The output is linear in the features and so is guided by the same scale.
 b = batch · t, h, w = grid · n = t · h · w · p = places · m = text tokens · c = dim_context · d = dim
 """
 
+import copy
+
 import torch
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 from phenaki_pytorch.attention import take
+from phenaki_pytorch.sampling import check_scales, masked_places
 from phenaki_pytorch.token_transformer import TokenTransformer
 
 
@@ -26,6 +30,7 @@ class GuidedFeatures:
     context     (b, m, c) and context_mask, bool (b, m), or None: there is nothing to guide
     cond_scale  1 is no guidance; may be set anew between passes, if it was not 1 at first
     every       the null side is computed in each so-manieth step, the first included
+    token_mask  bool (b, n), False where nobody may look
 
     `conditional` holds what the last pass made of the ids under their text, unguided: (b, p, d) of the places that were
     asked for, or, with `everywhere` set, (b, n, d) of all. Raises ValueError where the context does not fit.
@@ -40,11 +45,12 @@ class GuidedFeatures:
         cond_scale: float,
         *,
         every: int = 1,
+        token_mask: Tensor | None = None,
     ):
         b = 0 if context is None else len(context)
         context_mask = reader.check_context(context, context_mask, b)
         self.reader, self.cond_scale, self.every, self.everywhere = reader, cond_scale, every, False
-        self.layout = reader.layout(grid)
+        self.layout, self.token_mask = reader.layout(grid), token_mask
         self.knows_null = context is not None and cond_scale != 1
         both = plain = (None, None)  # keys and values, and the context's mask
         if context is not None:
@@ -73,6 +79,7 @@ class GuidedFeatures:
             ids,
             hidden,
             layout=self.layout,
+            token_mask=self.token_mask,
             keys_values=keys_values,
             context_mask=context_mask,
             places=computed,
@@ -102,3 +109,54 @@ class GuidedFeatures:
             apart = everywhere.scatter(1, places[..., None].expand_as(apart), apart)
         before = torch.zeros_like(apart) if self._apart is None else self._apart
         self._apart = torch.where(hidden[..., None], apart, before)
+
+
+class GuidedTeacher(nn.Module):
+    """What a trained MaskGit says under guidance, for another to learn to say in one pass.
+
+    Guidance distillation (Meng et al. 2023, https://arxiv.org/abs/2210.03142): `MaskGit(ids, context, teacher=...)`.
+    What has learnt from it is to be asked with a `cond_scale` of 1.
+
+    maskgit     the trained model, of any size, that reads texts; a copy is kept, frozen and in eval mode
+    cond_scale  its guidance, as in `MaskGit.generate`
+
+    Raises ValueError for a model without texts and for what is no guidance.
+    """
+
+    def __init__(self, maskgit: TokenTransformer, *, cond_scale: float):
+        super().__init__()
+        check_scales(cond_scale=cond_scale)
+        if maskgit.dim_context is None:
+            raise ValueError("expected a maskgit that reads texts, got an unconditional one: there is nothing to guide")
+        self.maskgit = copy.deepcopy(maskgit).requires_grad_(False).eval()
+        self.cond_scale = cond_scale
+
+    def train(self, mode: bool = True) -> "GuidedTeacher":
+        """It has learnt: the mode stays eval."""
+        return super().train(False)
+
+    def check_fits(self, maskgit: TokenTransformer) -> None:
+        """Refuse, with a ValueError, to teach a model of other ids or of other texts."""
+        for name in ("num_tokens", "dim_context"):
+            mine, its = getattr(self.maskgit, name), getattr(maskgit, name)
+            if mine != its:
+                raise ValueError(f"the teacher's {name} must be the learner's, {its}, got {mine}")
+
+    @torch.no_grad()
+    def forward(
+        self,
+        ids: Tensor,
+        masked: Tensor,
+        context: Tensor,
+        context_mask: Tensor | None = None,
+        token_mask: Tensor | None = None,
+    ) -> Tensor:
+        """The guided logits (p, k) of the masked ids, all but them as in `MaskGit.logits`."""
+        grid = self.maskgit.check_grid(ids)[1:]
+        ids, masked = (rearrange(part, "b t h w -> b (t h w)") for part in (ids, masked))
+        if token_mask is not None:
+            token_mask = rearrange(token_mask, "b t h w -> b (t h w)")
+        features = GuidedFeatures(self.maskgit, grid, context, context_mask, self.cond_scale, token_mask=token_mask)
+        places = masked_places(masked)
+        x = features(ids, masked, places, 0)
+        return self.maskgit.to_logits(x[masked if places is None else masked.gather(1, places)])

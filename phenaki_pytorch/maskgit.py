@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.checks import batch_of, check_mask, check_prime_steps
 from phenaki_pytorch.cross_entropy import cross_entropy
-from phenaki_pytorch.guidance import GuidedFeatures
+from phenaki_pytorch.guidance import GuidedFeatures, GuidedTeacher
 from phenaki_pytorch.sampling import (
     Progress,
     Settings,
@@ -104,6 +105,7 @@ class MaskGit(TokenTransformer):
         context_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
         prime_steps: Tensor | None = None,
+        teacher: GuidedTeacher | None = None,
     ) -> Tensor:
         """The loss, a scalar: mean cross-entropy, in nats, of the masked tokens of the batch.
 
@@ -112,10 +114,12 @@ class MaskGit(TokenTransformer):
         token_mask    bool (b, t, h, w), True where real; others are neither attended to, nor masked, nor counted
         prime_steps   int64 (b,), how many first time steps of each clip are given, fewer than it has real; in place
                       of what `prime_prob` draws, where the text is to speak of what comes after them
+        teacher       whose guided distributions are to be learnt, in place of the ids, wherever a caption is not
+                      dropped: the cross-entropy is then that of its distributions
 
         Raises ValueError where a shape, a size or (on the CPU) a value does not fit.
         """
-        return self.losses(ids, context, context_mask, token_mask, prime_steps).total
+        return self.losses(ids, context, context_mask, token_mask, prime_steps, teacher).total
 
     def losses(
         self,
@@ -124,6 +128,7 @@ class MaskGit(TokenTransformer):
         context_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
         prime_steps: Tensor | None = None,
+        teacher: GuidedTeacher | None = None,
     ) -> MaskGitLosses:
         """What `forward` gives, with the mask that was drawn and the logits: all that a critic learns from."""
         b, t, h, w = self.check_grid(ids)
@@ -133,7 +138,10 @@ class MaskGit(TokenTransformer):
         else:
             check_mask("token_mask", token_mask, ids.shape)
             real = rearrange(token_mask, "b t h w -> b (t h w)")
-        keys_values, context_mask = self.read_context(context, context_mask)
+        if teacher is not None:
+            teacher.check_fits(self)
+        dropped = self.draw_dropped(context)
+        keys_values, seen = self.read_context(context, context_mask, dropped)
         flat = rearrange(ids, "b t h w -> b (t h w)")
         if prime_steps is None:
             prime_steps = draw_prime_steps(real, t, share=self.prime_prob if self.training else 0.0)
@@ -148,12 +156,20 @@ class MaskGit(TokenTransformer):
             layout=self.layout((t, h, w)),
             token_mask=None if token_mask is None else real,
             keys_values=keys_values,
-            context_mask=context_mask,
+            context_mask=seen,
             places=places,
         )
         logits = self.to_logits(x[masked if places is None else masked.gather(1, places)])
-        loss = cross_entropy(logits, flat[masked], label_smoothing=self.label_smoothing)
-        return MaskGitLosses(loss, rearrange(masked, "b (t h w) -> b t h w", t=t, h=h, w=w), logits)
+        hidden = rearrange(masked, "b (t h w) -> b t h w", t=t, h=h, w=w)
+        if teacher is None:
+            loss = cross_entropy(logits, flat[masked], label_smoothing=self.label_smoothing)
+        else:
+            told = teacher(ids, hidden, context, context_mask, token_mask).float().softmax(dim=-1)
+            if dropped is not None:
+                of_null = dropped[:, None].expand_as(masked)[masked]
+                told = torch.where(of_null[:, None], F.one_hot(flat[masked], self.num_tokens), told)
+            loss = F.cross_entropy(logits.float(), told)
+        return MaskGitLosses(loss, hidden, logits)
 
     def logits(
         self,

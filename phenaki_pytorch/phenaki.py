@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from phenaki_pytorch.checks import batch_of, real_tokens, scenes_of
 from phenaki_pytorch.critic import Critic, SelfCritic, TokenCritic, filled_in
 from phenaki_pytorch.cvivit import CViViT
+from phenaki_pytorch.guidance import GuidedTeacher
 from phenaki_pytorch.maskgit import MaskGit
 from phenaki_pytorch.sampling import Progress, Settings
 from phenaki_pytorch.saving import Pretrained, read_config, write_config
@@ -110,6 +111,7 @@ class Phenaki(Pretrained):
         text_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
         prime_steps: Tensor | None = None,
+        teacher: GuidedTeacher | None = None,
     ) -> Tensor:
         """The loss, a scalar, of videos and their texts: MaskGit's, and the critic's if there is one.
 
@@ -121,6 +123,7 @@ class Phenaki(Pretrained):
                       each has 1 + k · temporal_patch_size of them
         prime_steps   int64 (b,), how many first time steps of each clip are given, as in a continuation, so that the
                       text may speak of what comes after them; in place of what MaskGit's `prime_prob` draws
+        teacher       a GuidedTeacher: MaskGit learns what it says, in place of the ids
         """
         return self.losses(
             videos,
@@ -130,6 +133,7 @@ class Phenaki(Pretrained):
             text_mask=text_mask,
             frame_mask=frame_mask,
             prime_steps=prime_steps,
+            teacher=teacher,
         ).total
 
     def losses(
@@ -142,6 +146,7 @@ class Phenaki(Pretrained):
         text_mask: Tensor | None = None,
         frame_mask: Tensor | None = None,
         prime_steps: Tensor | None = None,
+        teacher: GuidedTeacher | None = None,
     ) -> PhenakiLosses:
         """The parts of the loss; arguments as in `forward`.
 
@@ -154,7 +159,7 @@ class Phenaki(Pretrained):
         if video_ids is None:
             video_ids = self.cvivit.encode(videos)
         token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self._windows.step)
-        losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps)
+        losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps, teacher)
         if self.critic is None:
             return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
         filled, wrong = filled_in(video_ids, losses)

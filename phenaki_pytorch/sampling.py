@@ -127,7 +127,7 @@ def by_confidence(temperature: float = 4.0, generator: torch.Generator | None = 
 
     What is not masked is trusted without end, so accepted tokens stay.
     """
-    _check_scales(temperature=temperature)
+    check_scales(temperature=temperature)
     return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
 
 
@@ -150,7 +150,8 @@ def by_critic(
     return trust
 
 
-def _check_scales(**scales: float) -> None:
+def check_scales(**scales: float) -> None:
+    """Refuse, with a ValueError, what is not finite or below 0."""
     for name, scale in scales.items():
         if not math.isfinite(scale):
             raise ValueError(f"{name} must be finite, got {scale}")
@@ -179,7 +180,7 @@ class Settings:
     critic_inline: bool
 
     def __post_init__(self):
-        _check_scales(cond_scale=self.cond_scale, temperature=self.temperature, critic_scale=self.critic_scale)
+        check_scales(cond_scale=self.cond_scale, temperature=self.temperature, critic_scale=self.critic_scale)
         _check_steps(self.steps, self.token_temperature)
         if self.guide_every < 1:
             raise ValueError(f"guide_every must be at least 1, got {self.guide_every}")

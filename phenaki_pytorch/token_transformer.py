@@ -121,25 +121,26 @@ class TokenTransformer(Pretrained):
         )
 
     def read_context(
-        self, context: Tensor | None, context_mask: Tensor | None
+        self, context: Tensor | None, context_mask: Tensor | None, dropped: Tensor | None
     ) -> tuple[list[KeysValues] | None, Tensor | None]:
-        """Keys and values of a context (b, m, c) for every block, and its mask; in training, captions are dropped."""
+        """Keys and values of a context (b, m, c) for every block, and its mask, without the captions that are dropped.
+
+        Where none is, too, the null context enters the graph: DDP takes a parameter without a gradient for a fault.
+        """
         if context is None:
             return None, None
-        context, context_mask = self._drop_captions(self.context_norm(context), context_mask)
+        context = self.context_norm(context)
+        if dropped is not None:
+            context, context_mask = self.with_null(context, context_mask, dropped)
         return self.transformer.keys_values(context), context_mask
 
     # the null context
 
-    def _drop_captions(self, context: Tensor, context_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """In training, put the null context in the place of a random share of the captions.
-
-        At a share of 0, too, it enters the graph: DDP takes a parameter without a gradient for a fault.
-        """
-        if not self.training:
-            return context, context_mask
-        dropped = torch.rand(len(context), device=context.device) < self.cond_drop_prob
-        return self.with_null(context, context_mask, dropped)
+    def draw_dropped(self, context: Tensor | None) -> Tensor | None:
+        """Which captions training drops, a random share of them: bool (b,); None without any, and in eval mode."""
+        if context is None or not self.training:
+            return None
+        return torch.rand(len(context), device=context.device) < self.cond_drop_prob
 
     def with_null(self, context: Tensor, context_mask: Tensor, dropped: Tensor) -> tuple[Tensor, Tensor]:
         """The null context, one learned token, in the place of the captions that are `dropped`, bool (b,)."""

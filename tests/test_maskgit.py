@@ -128,14 +128,14 @@ def test_dropped_captions_are_really_gone(probability, depends):
 def test_the_given_share_of_captions_is_dropped():
     model = tiny_maskgit(cond_drop_prob=0.3)
     context, mask = torch.randn(2000, 3, 12), torch.ones(2000, 3, dtype=torch.bool)
-    after, after_mask = model._drop_captions(context, mask)
-    dropped = (after != context).flatten(1).any(dim=1)
+    dropped = model.draw_dropped(context)
+    after, after_mask = model.with_null(context, mask, dropped)
     assert 0.26 < dropped.float().mean() < 0.34
     assert torch.equal(after[~dropped], context[~dropped])
     assert torch.equal(after[dropped][:, 0], model.null_context.expand(int(dropped.sum()), 12))
     assert after_mask[~dropped].all()
     assert after_mask[dropped].sum(dim=1).eq(1).all() and after_mask[dropped][:, 0].all()
-    assert model.eval()._drop_captions(context, mask)[0] is context
+    assert model.eval().draw_dropped(context) is None and model.train().draw_dropped(None) is None
 
 
 def test_padded_words_are_not_read():
