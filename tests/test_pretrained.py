@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from einops import reduce
 
 import generate
@@ -44,6 +45,19 @@ def test_the_snippet_of_its_card_draws_what_it_asks_for():
     exec(snippet, ran)
     [verdict] = judge(ran["video"])
     assert agree(verdict, "a red circle moves left").all, verdict
+
+
+def test_the_distilled_one_draws_what_it_is_asked_for_in_one_pass_a_step():
+    folder = PRETRAINED / "distilled" / "model"
+    phenaki, settings = generate.load_model(folder), generate.planned_sampling(generate.read_plan(folder))
+    passes = []
+    phenaki.maskgit.transformer.blocks[-1].register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    prompts = ["a yellow triangle turns down", "a blue square moves right"]
+    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(0)
+    videos = phenaki.generate(prompts, num_frames=9, generator=generator, **settings | {"steps": 16})
+    assert passes == [2] * 16
+    for verdict, prompt in zip(judge(videos), prompts):
+        assert agree(verdict, prompt).all, (prompt, verdict)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", PRETRAINED / "README.md"], ids=["README", "model card"])
