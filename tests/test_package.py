@@ -101,6 +101,6 @@ phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
 assert "transformers" not in sys.modules and "socket.connect" not in asked
 print(*phenaki_pytorch.__all__)
 """
-    names = ["CViViT", "Discriminator", "LossWeights", "MaskGit", "Phenaki", "SelfCritic", "T5TextEncoder"]
-    names += ["TokenCritic", "checkpoint_activations"]
+    names = ["CViViT", "Discriminator", "GuidedTeacher", "LossWeights", "MaskGit", "Phenaki", "SelfCritic"]
+    names += ["T5TextEncoder", "TokenCritic", "checkpoint_activations"]
     assert run_installed(unpacked, code) == names
