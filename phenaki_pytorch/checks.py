@@ -33,6 +33,14 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = Fal
         raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
 
 
+def check_same(mine: object, its: object, *names: str, expected: str) -> None:
+    """Refuse parts that differ in what they must have alike; `expected`: "the critic's {} must be maskgit's", say."""
+    for name in names:
+        got, wanted = getattr(mine, name), getattr(its, name)
+        if got != wanted:
+            raise ValueError(f"{expected.format(name)}, {wanted}, got {got}")
+
+
 def check_prime_steps(prime_steps: Tensor, real: Tensor) -> None:
     """Refuse what is not int64 (b,), from 0 to one fewer than each sample's real time steps, (b,)."""
     if prime_steps.dtype != torch.int64 or prime_steps.shape != real.shape:

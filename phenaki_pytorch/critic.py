@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.checks import check_mask
+from phenaki_pytorch.checks import check_mask, check_same
 from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGit, MaskGitLosses
 from phenaki_pytorch.sampling import Doubts, Trust, by_critic, categorical, uniform
@@ -35,15 +35,9 @@ class Critic(Pretrained):
 
     def check_fits(self, maskgit: MaskGit) -> None:
         """Refuse, with a ValueError, a MaskGit of other ids or of another text than this critic reads."""
-        for name in ("num_tokens", "grid"):
-            mine, its = getattr(self.reader, name), getattr(maskgit, name)
-            if mine != its:
-                raise ValueError(f"the critic's {name} must be maskgit's, {its}, got {mine}")
-        if self.reader.dim_context not in (None, maskgit.dim_context):
-            raise ValueError(
-                f"the critic's dim_context must be None or maskgit's, {maskgit.dim_context}, "
-                f"got {self.reader.dim_context}"
-            )
+        check_same(self.reader, maskgit, "num_tokens", "grid", expected="the critic's {} must be maskgit's")
+        if self.reader.dim_context is not None:
+            check_same(self.reader, maskgit, "dim_context", expected="the critic's {} must be None or maskgit's")
 
     def forward(
         self,

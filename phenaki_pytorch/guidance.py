@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.attention import take
-from phenaki_pytorch.sampling import check_scales, masked_places
+from phenaki_pytorch.checks import check_same
+from phenaki_pytorch.sampling import check_scales, masked_places, of_masked
 from phenaki_pytorch.token_transformer import TokenTransformer
 
 
@@ -137,10 +138,9 @@ class GuidedTeacher(nn.Module):
 
     def check_fits(self, maskgit: TokenTransformer) -> None:
         """Refuse, with a ValueError, to teach a model of other ids or of other texts."""
-        for name in ("num_tokens", "dim_context"):
-            mine, its = getattr(self.maskgit, name), getattr(maskgit, name)
-            if mine != its:
-                raise ValueError(f"the teacher's {name} must be the learner's, {its}, got {mine}")
+        check_same(
+            self.maskgit, maskgit, "num_tokens", "dim_context", expected="the teacher's {} must be the learner's"
+        )
 
     @torch.no_grad()
     def forward(
@@ -158,5 +158,4 @@ class GuidedTeacher(nn.Module):
             token_mask = rearrange(token_mask, "b t h w -> b (t h w)")
         features = GuidedFeatures(self.maskgit, grid, context, context_mask, self.cond_scale, token_mask=token_mask)
         places = masked_places(masked)
-        x = features(ids, masked, places, 0)
-        return self.maskgit.to_logits(x[masked if places is None else masked.gather(1, places)])
+        return self.maskgit.to_logits(of_masked(features(ids, masked, places, 0), masked, places))

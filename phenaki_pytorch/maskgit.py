@@ -30,6 +30,7 @@ from phenaki_pytorch.sampling import (
     first_steps,
     mask_share,
     masked_places,
+    of_masked,
     parallel_decode,
     real_steps,
 )
@@ -159,7 +160,7 @@ class MaskGit(TokenTransformer):
             context_mask=seen,
             places=places,
         )
-        logits = self.to_logits(x[masked if places is None else masked.gather(1, places)])
+        logits = self.to_logits(of_masked(x, masked, places))
         hidden = rearrange(masked, "b (t h w) -> b t h w", t=t, h=h, w=w)
         if teacher is None:
             loss = cross_entropy(logits, flat[masked], label_smoothing=self.label_smoothing)

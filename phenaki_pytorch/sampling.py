@@ -115,6 +115,11 @@ def masked_places(masked: Tensor) -> Tensor | None:
     return masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
+def of_masked(x: Tensor, masked: Tensor, places: Tensor | None) -> Tensor:
+    """Features (b, m, d) of the places that `masked_places` gave, or (b, n, d) of all -> (p, d) of the masked ones."""
+    return x[masked if places is None else masked.gather(1, places)]
+
+
 def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
     drawn = uniform(like.shape, like.device, generator)

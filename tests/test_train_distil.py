@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_killed_and_resumed_it_has_learnt_from_the_same_teacher(tmp_path, learnt
 def test_the_teacher_is_what_maskgit_was_when_the_training_began():
     phenaki = tiny_phenaki()
     given = {"video_ids": torch.randint(0, 32, (2, 6, 2, 2)), "texts": ["a", "b"]}
-    args = type("args", (), {"distil_guidance": 3.0})
+    args = Namespace(distil_guidance=3.0)
     taught = learner(args, phenaki)
     assert isinstance(taught, Taught) and taught.teacher.cond_scale == 3.0
     with torch.no_grad():
