@@ -51,6 +51,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     recipe("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="which share MaskGit masks, and when")
     distil = "learn what the MaskGit of --model says under this guidance, so that it is drawn without"
     recipe("--distil-guidance", type=float, metavar="SCALE", help=distil)
+    crossed = "weight of clips under captions of images, beside --video-weight, for the teacher to tell"
+    recipe("--crossed-weight", type=float, default=0.5, help=crossed)
     recipe("--prime-prob", type=float, default=0.25, help="share of MaskGit's clips that are trained as continuations")
     recipe("--schedule", choices=("cosine", "constant"), default="cosine", help="after the warm-up")
     recipe("--clip", type=float, default=1.0, help="largest norm of the gradient")

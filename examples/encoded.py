@@ -48,7 +48,7 @@ class Encoded(Dataset):
         """The first clips, and the others."""
         parts = (slice(kept), slice(kept, None))
         of = {"prime_prob": self.prime_prob, "seed": self.seed}
-        return tuple(Encoded(self.ids[part], self.captions[part], **of) for part in parts)
+        return tuple(type(self)(self.ids[part], self.captions[part], **of) for part in parts)
 
 
 class Captions:
@@ -73,6 +73,8 @@ class Captions:
     def collate(self, items: list[dict]) -> dict[str, Tensor]:
         batch = {"video_ids": torch.stack([item["ids"] for item in items])}
         batch["prime_steps"] = torch.tensor([item["prime_steps"] for item in items])
+        if "crossed" in items[0]:
+            batch["crossed"] = items[0]["crossed"]
         if self.encoder is None:
             return batch
         embeds, mask = self([item["caption"] for item in items])

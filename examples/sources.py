@@ -40,11 +40,17 @@ def data_sets_of(args: argparse.Namespace, stage: str, size: int) -> DataSets:
 
 
 def mixture(
-    args: argparse.Namespace, stage: int, sets: Sequence[DataSets], collate, accelerator: Accelerator, steps: int
+    args: argparse.Namespace,
+    stage: int,
+    sets: Sequence[Sequence[Dataset | None]],
+    collate,
+    accelerator: Accelerator,
+    steps: int,
 ) -> Batches:
-    """Videos and images by their weights in a stage, each size as often as the others."""
-    weights = args.video_weight, args.image_weight[stage]
-    sizes = args.batch_size[stage], 4 * args.batch_size[stage]
+    """Videos, images and, where they come third, crossed clips by their weights; each size as often as the others."""
+    weights = args.video_weight, args.image_weight[stage], args.crossed_weight
+    clips = args.batch_size[stage]
+    sizes = clips, 4 * clips, clips
     return Batches(
         [Source(*source) for of_size in sets for source in zip(of_size, weights, sizes) if source[0] is not None],
         collate,

@@ -59,13 +59,14 @@ from torch import nn
 
 from arguments import parse_arguments, recipe_of, sampling
 from claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
+from distillation import learner, lessons
 from encoded import Captions, Encoded
 from generate import load_model
 from measures import judged_reconstruction, reconstruction, table
 from moving_shapes import prompts
 from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder
 from sources import DataSets, data_sets, held_out, mixture
-from train_maskgit import build_critic, build_maskgit, build_phenaki, compile_transformers, learner, train_maskgit
+from train_maskgit import build_critic, build_maskgit, build_phenaki, compile_transformers, train_maskgit
 from train_tokenizer import build_tokenizer, collate_videos, perceptual_networks, train_tokenizer, two_sides
 from training_loop import fast_bfloat16, seconds_per_step
 from word_vectors import WordVectors
@@ -106,7 +107,7 @@ def plan(
         phenaki = build_phenaki(copy.deepcopy(cvivit), prior, build_critic(args, prior), captions.encoder)
         if args.compile:
             compile_transformers(phenaki)
-        batches = mixture(args, 1, [draws], captions.collate, accelerator, 1000)
+        batches = mixture(args, 1, [lessons(args, draws)], captions.collate, accelerator, 1000)
         seconds[1] = seconds_per_step(accelerator, learner(args, phenaki), batches, recipe_of(args, 1, 1000))
     steps = list(args.steps)
     if args.minutes is not None:

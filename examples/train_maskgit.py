@@ -12,10 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from arguments import fps, recipe_of, sampling, scale_of
+from distillation import learner, lessons
 from encoded import Captions, encode_all
 from media import side_by_side, write_gif, write_sheet, written
 from moving_shapes import prompts, stories
-from phenaki_pytorch import CViViT, GuidedTeacher, MaskGit, Phenaki, SelfCritic, TokenCritic
+from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.critic import Critic, filled_in
 from phenaki_pytorch.guidance import GuidedFeatures
 from phenaki_pytorch.maskgit import MaskGitLosses
@@ -53,25 +54,6 @@ def build_critic(args: argparse.Namespace, maskgit: MaskGit) -> Critic | None:
         return None
     names = ("num_tokens", "grid", "dim", "depth", "heads", "dim_head", "dim_context", "cond_drop_prob")
     return TokenCritic(**{name: maskgit.config[name] for name in names})
-
-
-class Taught(nn.Module):
-    """Phenaki's loss, of which MaskGit's part is what a teacher says."""
-
-    def __init__(self, phenaki: Phenaki, teacher: GuidedTeacher):
-        super().__init__()
-        self.phenaki = phenaki
-        self.teacher = teacher
-
-    def forward(self, **batch: Tensor) -> Tensor:
-        return self.phenaki(**batch, teacher=self.teacher)
-
-
-def learner(args: argparse.Namespace, phenaki: Phenaki) -> Phenaki | Taught:
-    """What gives the loss: Phenaki or, with --distil-guidance, Phenaki taught by what its MaskGit is now."""
-    if args.distil_guidance is None:
-        return phenaki
-    return Taught(phenaki, GuidedTeacher(phenaki.maskgit, cond_scale=args.distil_guidance))
 
 
 @torch.no_grad()
@@ -136,7 +118,7 @@ def train_maskgit(
     clips = encoded[place]
     encoded[place], last = clips.split(len(clips) - min(64, len(clips) // 10))
     watched = captions.collate([last[i] for i in range(len(last))])
-    batches = mixture(args, 1, [tuple(encoded)], captions.collate, accelerator, steps)
+    batches = mixture(args, 1, [lessons(args, encoded)], captions.collate, accelerator, steps)
     watch = {"evaluate": partial(watch_prior, batch=watched), "resume": args.resume, "workers": args.workers}
     recipe = recipe_of(args, 1, steps)
     if args.compile:

@@ -218,7 +218,7 @@ def test_what_is_compiled_is_what_the_second_stage_trains(monkeypatch, critic, p
 def test_the_tokenizer_learns_from_every_size_and_the_second_stage_from_one():
     args = Namespace(
         **{"data": "moving_shapes", "size": 16, "other_sizes": [24, 32], "frames": 5, "seed": 0},
-        **{"video_weight": 1.0, "image_weight": (0.5, 0.5), "batch_size": (2, 2)},
+        **{"video_weight": 1.0, "image_weight": (0.5, 0.5), "crossed_weight": 0.5, "batch_size": (2, 2)},
     )
     sets = data_sets(args, "tokenizer")
     batches = mixture(args, 0, sets, collate_videos, Accelerator(), steps=60)
