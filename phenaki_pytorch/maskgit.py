@@ -168,7 +168,7 @@ class MaskGit(TokenTransformer):
             told = teacher(ids, hidden, context, context_mask, token_mask).float().softmax(dim=-1)
             if dropped is not None:
                 of_null = dropped[:, None].expand_as(masked)[masked]
-                told = torch.where(of_null[:, None], F.one_hot(flat[masked], self.num_tokens), told)
+                told[of_null] = F.one_hot(flat[masked][of_null], self.num_tokens).to(told.dtype)
             loss = F.cross_entropy(logits.float(), told)
         return MaskGitLosses(loss, hidden, logits)
 
