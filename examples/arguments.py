@@ -94,14 +94,12 @@ def parse_arguments(description: str) -> argparse.Namespace:
             parser.error("--distil-guidance needs --stage maskgit and a --model to learn from")
         if args.text_encoder == "none":
             parser.error("without texts there is nothing to guide: expected no --distil-guidance")
-    if args.crossed_weight < 0:
-        parser.error(f"--crossed-weight must be at least 0, got {args.crossed_weight}")
     if args.adversarial and any(size != args.size for size in args.other_sizes):
         parser.error("the discriminator judges frames of one size: --adversarial and --other-sizes exclude each other")
     if args.data != "moving_shapes" and (args.image_perceptual or args.video_perceptual):
         parser.error("the perceptual networks here learn the labels of the moving shapes; wrap your own: perceptual.py")
     try:
-        check_scales(distil_guidance=args.distil_guidance or 0.0)
+        check_scales(distil_guidance=args.distil_guidance or 0.0, crossed_weight=args.crossed_weight)
         sampling(args)
     except ValueError as error:
         parser.error(str(error))

@@ -133,6 +133,7 @@ def test_crossed_clips_come_by_their_weight():
         (["--stage", "maskgit", "--model", "somewhere", "--text-encoder", "none"], "there is nothing to guide"),
         (["--stage", "maskgit", "--model", "somewhere", "--distil-guidance", "-1"], "must be at least 0, got -1.0"),
         (["--stage", "maskgit", "--model", "somewhere", "--crossed-weight", "-1"], "must be at least 0, got -1.0"),
+        (["--stage", "maskgit", "--model", "somewhere", "--crossed-weight", "nan"], "must be finite, got nan"),
     ],
 )
 def test_without_anything_to_learn_from_it_says_so(monkeypatch, capsys, asked, message):
