@@ -35,15 +35,15 @@ class KeyValueCache:
         self.kept: KeysValues | None = None
 
     def __len__(self) -> int:
-        return 0 if self.kept is None else self.kept[0].shape[2]
+        return 0 if self.kept is None else self.kept[0].shape[1]
 
     def extend(self, k: Tensor, v: Tensor) -> KeysValues:
-        """Those kept and the new ones, (b, h, m, e) each."""
+        """Those kept and the new ones, (b, m, h, e) each."""
         if self.kept is not None:
-            k, v = (torch.cat(parts, dim=2) for parts in zip(self.kept, (k, v)))
-        first = 0 if self.keep is None else max(0, k.shape[2] - self.keep)
+            k, v = (torch.cat(parts, dim=1) for parts in zip(self.kept, (k, v)))
+        first = 0 if self.keep is None else max(0, k.shape[1] - self.keep)
         # A copy: a view would hold on to the memory of all of them.
-        self.kept = (k, v) if first == 0 else (k[:, :, first:].clone(), v[:, :, first:].clone())
+        self.kept = (k, v) if first == 0 else (k[:, first:].clone(), v[:, first:].clone())
         return k, v
 
 
@@ -73,14 +73,14 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         *,
-        rotary: KeysValues | None = None,
+        rotary: Tensor | None = None,
         mask: Tensor | None = None,
         visible: Tensor | None = None,
         cache: KeyValueCache | None = None,
         places: Tensor | None = None,
     ) -> Tensor:
         """
-        rotary   cosines and sines (m, e/2) of the places of the cache's tokens and of these
+        rotary   cosines and sines (m, e/2, 2) of the places of the cache's tokens and of these
         mask     bool (b, n), False for tokens that nobody may see
         visible  bool (n, m), which tokens each one sees where that is not all, or all before it if causal
         cache    what was kept of the tokens before; is extended by these
@@ -89,15 +89,14 @@ class Attention(nn.Module):
         if self.causal and mask is not None:
             raise ValueError("causal attention takes no mask: what comes later is out of sight already")
         q, k, v = self._queries_keys_values(x, places)
-        # Normalised before the heads go to the front: the normalisation would copy, and the output as well.
-        q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (self.q_norm(q), self.k_norm(k), v))
+        q, k = self.q_norm(q), self.k_norm(k)
         if cache is not None:
             k, v = cache.extend(k, v)
         if rotary is not None:
-            angles = tuple(part[-x.shape[1] :] for part in rotary)
-            if places is not None:
-                angles = tuple(rearrange(part[places], "b p e -> b 1 p e") for part in angles)
-            q, k = rotate(q, angles), rotate(k, rotary)
+            angles = rotary[-x.shape[1] :]
+            q, k = rotate(q, angles if places is None else angles[places]), rotate(k, rotary)
+        # The heads go to the front last: before, what is normalised and turned would be copied, and the output as well.
+        q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (q, k, v))
         if mask is not None:
             visible = rearrange(mask, "b m -> b 1 1 m")
         causal = self.causal and visible is None
@@ -213,7 +212,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         *,
-        rotary: KeysValues | None,
+        rotary: Tensor | None,
         mask: Tensor | None,
         visible: Tensor | None,
         cache: KeyValueCache | None,
@@ -274,7 +273,7 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         *,
-        rotary: KeysValues | None = None,
+        rotary: Tensor | None = None,
         mask: Tensor | None = None,
         visible: Tensor | None = None,
         caches: list[KeyValueCache] | None = None,

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 THETA = 100.0
 
 
-def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles of every place of a grid in raster order.
+def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> Tensor:
+    """Cosine and sine of the rotary angles of every place of a grid in raster order, float32 (n, dim_head / 2, 2).
 
     The pairs of channels are dealt to the axes evenly; pairs left over do not turn.
-
-    Returns two float32 tensors of shape (n, dim_head / 2).
     """
     check_dim_head(dim_head, axes=len(grid))
     pairs = dim_head // 2 // len(grid)
@@ -33,7 +31,7 @@ def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> tuple[
     angles = torch.zeros(prod(grid), dim_head // 2, device=device, dtype=dtype)
     for axis, place in enumerate(_places(grid, device)):
         angles[:, axis * pairs : (axis + 1) * pairs] = place[:, None] * frequencies
-    return angles.cos().float(), angles.sin().float()
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
 
 
 def check_dim_head(dim_head: int, *, axes: int) -> None:
@@ -44,31 +42,20 @@ def check_dim_head(dim_head: int, *, axes: int) -> None:
         )
 
 
-def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the channel pairs (i, i + d/2) of x (..., n, d) by the angles whose cosines and sines are given."""
-    cos, sin = (part.to(x.dtype) for part in angles)
-    if not torch.compiler.is_compiling():
-        return _Turn.apply(x, cos, sin)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the channel pairs (2i, 2i + 1) of x (..., n, heads, d) by angles of which `rotary` gave cosine and sine.
 
-
-class _Turn(torch.autograd.Function):
-    """`rotate` in four passes over memory, which keeps nothing of x: its gradient is turned back by the same angles."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        turned = torch.empty_like(x)
-        (a, b), (first, second) = x.chunk(2, dim=-1), turned.chunk(2, dim=-1)
-        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
-        torch.mul(b, cos, out=second).addcmul_(a, sin)
-        return turned
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _Turn.apply(grad, cos, -sin), None, None
+    A pair is a complex number, which is turned by one product: one pass over memory, and nothing kept of x for the
+    gradient. There are none in bfloat16, so what is narrower is turned in float32.
+    """
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    angles = angles.to(pairs.dtype)[..., None, :, :]  # the same for all heads
+    if torch.compiler.is_compiling() or x.device.type == "mps":  # where complex numbers have no fast kernels
+        (a, b), (cos, sin) = pairs.unbind(-1), angles.unbind(-1)
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(angles))
+    return turned.flatten(-2).to(x.dtype)
 
 
 class LearnedPositions(nn.Module):

@@ -14,7 +14,7 @@ from phenaki_pytorch.checks import check_ids, check_mask
 from phenaki_pytorch.position import LearnedPositions, check_dim_head, rotary
 from phenaki_pytorch.saving import Pretrained
 
-Layout = tuple[Tensor, tuple[Tensor, Tensor]]  # learned positions (n, d) and rotary angles of the places of a grid
+Layout = tuple[Tensor, Tensor]  # learned positions (n, d) and rotary angles (n, e/2, 2) of the places of a grid
 
 
 class TokenTransformer(Pretrained):

@@ -123,10 +123,10 @@ def test_several_contexts_of_the_same_tokens_are_several_passes(depth):
 
 def test_attention_sees_differences_of_places_only():
     module, x = Transformer(16, 2, causal=True, **SIZES), torch.randn(2, 4, 16)
-    cos, sin = rotary((40,), 8, CPU)
-    near, far = (module(x, rotary=(cos[i : i + 4], sin[i : i + 4])) for i in (0, 33))
+    angles = rotary((40,), 8, CPU)
+    near, far = (module(x, rotary=angles[i : i + 4]) for i in (0, 33))
     torch.testing.assert_close(near, far, atol=1e-5, rtol=0)
-    spread = module(x, rotary=(cos[::10], sin[::10]))
+    spread = module(x, rotary=angles[::10])
     assert (near - spread).abs().max() > 1e-3
 
 

@@ -11,15 +11,20 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("grid", [(7,), (3, 4), (3, 2, 4)])
 def test_shapes_and_unit_angles(grid):
     n = torch.Size(grid).numel()
-    cos, sin = rotary(grid, 16, CPU)
-    assert cos.shape == sin.shape == (n, 8)
-    assert cos.dtype == sin.dtype == torch.float32
-    torch.testing.assert_close(cos**2 + sin**2, torch.ones(n, 8))
+    angles = rotary(grid, 16, CPU)
+    assert angles.shape == (n, 8, 2) and angles.dtype == torch.float32
+    torch.testing.assert_close(angles.norm(dim=-1), torch.ones(n, 8))
+
+
+def test_a_pair_of_channels_is_turned_by_its_angle():
+    x, (cos, sin) = torch.randn(5, 1, 2), rotary((5,), 2, CPU).squeeze(1).unbind(-1)
+    turns = torch.stack((torch.stack((cos, -sin), dim=-1), torch.stack((sin, cos), dim=-1)), dim=-2)
+    torch.testing.assert_close(rotate(x, rotary((5,), 2, CPU)), x @ turns.mT)
 
 
 def test_products_depend_on_differences_of_places_only():
     q, k = torch.randn(2, 16)
-    q, k = (rotate(x.expand(4 * 5, 16), rotary((4, 5), 16, CPU)).unflatten(0, (4, 5)) for x in (q, k))
+    q, k = (rotate(x.expand(4 * 5, 1, 16), rotary((4, 5), 16, CPU)).view(4, 5, 16) for x in (q, k))
     products = torch.einsum("y x d, v u d -> y x v u", q, k)
     for dy, dx in [(0, 0), (1, 0), (0, 2), (2, 3)]:
         same = torch.stack([products[y, x, y + dy, x + dx] for y in range(4 - dy) for x in range(5 - dx)])
@@ -30,25 +35,25 @@ def test_products_depend_on_differences_of_places_only():
 
 
 def test_turning_keeps_lengths_and_dtype():
-    x = torch.randn(2, 3, 12, 16)
+    x = torch.randn(2, 12, 3, 16)
     turned = rotate(x, rotary((3, 4), 16, CPU))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
-    assert not torch.allclose(turned[..., 1:, :], x[..., 1:, :])
-    assert torch.equal(turned[..., 0, :], x[..., 0, :])
+    assert not torch.allclose(turned[:, 1:], x[:, 1:])
+    assert torch.equal(turned[:, 0], x[:, 0])
     assert rotate(x.bfloat16(), rotary((3, 4), 16, CPU)).dtype == torch.bfloat16
 
 
 def test_places_are_in_raster_order():
     t, h, w = 2, 3, 4
-    cos, _ = rotary((t, h, w), 18, CPU)  # 3 pairs an axis
+    angles = rotary((t, h, w), 18, CPU)  # 3 pairs an axis
     for place in ((1, 0, 0), (0, 2, 0), (0, 0, 3), (1, 2, 3)):
         n = (place[0] * h + place[1]) * w + place[2]
-        axes = [rotary((length,), 6, CPU)[0][i] for length, i in zip((t, h, w), place)]
-        torch.testing.assert_close(cos[n], torch.cat(axes))
+        axes = [rotary((length,), 6, CPU)[i] for length, i in zip((t, h, w), place)]
+        torch.testing.assert_close(angles[n], torch.cat(axes))
 
 
 def test_pairs_left_over_do_not_turn():
-    cos, sin = rotary((2, 2, 2), 16, CPU)  # 8 pairs for 3 axes: 2 each
+    cos, sin = rotary((2, 2, 2), 16, CPU).unbind(-1)  # 8 pairs for 3 axes: 2 each
     assert torch.equal(cos[:, 6:], torch.ones(8, 2))
     assert torch.equal(sin[:, 6:], torch.zeros(8, 2))
 
@@ -90,19 +95,27 @@ def test_grids_that_do_not_fit_are_refused(grid):
 
 
 def test_the_gradient_is_turned_back_and_has_a_gradient_of_its_own():
-    x, angles = torch.randn(2, 3, 12, 16, dtype=torch.float64, requires_grad=True), rotary((3, 4), 16, CPU)
+    x, angles = torch.randn(2, 12, 3, 16, dtype=torch.float64, requires_grad=True), rotary((3, 4), 16, CPU)
     assert torch.autograd.gradcheck(lambda x: rotate(x, angles), x)
     assert torch.autograd.gradgradcheck(lambda x: rotate(x, angles), x)
     back = torch.autograd.grad((rotate(x, angles) * rotate(x, angles)).sum(), x)[0]
     torch.testing.assert_close(back, 2 * x)
 
 
-def test_what_is_turned_lies_in_memory_as_it_was():
-    x = torch.randn(2, 12, 3, 16).transpose(1, 2)
-    assert rotate(x, rotary((3, 4), 16, CPU)).stride() == x.stride()
+def test_nothing_of_what_is_turned_is_kept_for_the_gradient():
+    x, angles = torch.randn(2, 12, 3, 16, requires_grad=True), rotary((3, 4), 16, CPU)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        rotate(x, angles)
+    assert kept and max(kept) * 2 <= angles.numel()
+
+
+def test_turning_in_bfloat16_rounds_once():
+    x, angles = torch.randn(2, 12, 3, 16).bfloat16(), rotary((3, 4), 16, CPU)
+    assert torch.equal(rotate(x, angles), rotate(x.float(), angles).bfloat16())
 
 
 def test_compiled_turns_the_same():
-    x, angles = torch.randn(2, 3, 12, 16, requires_grad=True), rotary((3, 4), 16, CPU)
+    x, angles = torch.randn(2, 12, 3, 16, requires_grad=True), rotary((3, 4), 16, CPU)
     compiled = torch.compile(rotate, fullgraph=True, backend="aot_eager")(x, angles)
     torch.testing.assert_close(compiled, rotate(x, angles))
