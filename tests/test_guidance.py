@@ -40,10 +40,10 @@ def test_the_steps_between_change_what_is_drawn_and_are_guided():
     model = tiny_maskgit()
     for block in model.transformer.blocks:  # so that what both sides differ in hangs on the ids
         for last in (block.attention.to_out, block.cross_attention.to_out, block.ff[-1]):
-            last.weight.data *= 5
-    drawn = {every: passes_of(model, cond_scale=6.0, guide_every=every)[1] for every in (1, 8)}
+            last.weight.data *= 10
+    drawn = {every: passes_of(model, cond_scale=6.0, guide_every=every)[1] for every in (1, 2, 8)}
     assert torch.equal(drawn[1], passes_of(model, cond_scale=6.0)[1])
-    assert not torch.equal(drawn[1], drawn[8])
+    assert not torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[2], drawn[8])
     assert not torch.equal(drawn[8], passes_of(model, cond_scale=1.0)[1])
 
 
