@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 EXAMPLES = [
     "accelerate>=1.5",
@@ -19,7 +19,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=["phenaki_pytorch"],
+    packages=find_packages(include=["phenaki_pytorch", "phenaki_pytorch.*"]),
     package_data={"phenaki_pytorch": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[

@@ -1,9 +1,9 @@
-"""Compare tokenizers of moving shapes: what is left of the same clips after encoding and decoding, as table and sheet.
+"""Compare tokenizers of moving shapes by their reconstructions of the same clips: a table, a sheet and curves.
 
     python examples/compare_tokenizers.py runs/pixels runs/full --size 64 --sheet sheet.png --curves curves.png
     python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
 
-Each folder is an --out of train.py; all are given the same clips, which none was trained on.
+Each folder is the --out of a training of a tokenizer. None of the clips is in the training data.
 
 b = batch · c = channels · f = frames
 """
@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from arguments import scale_of
-from measures import BATCH, judged_reconstruction, psnr, reconstruction
-from media import read_curves, write_plots, write_sheet
-from moving_shapes import MovingShapes
+from data.media import read_curves, write_plots, write_sheet
+from data.moving_shapes import MovingShapes
+from evaluation.measures import BATCH, judged_reconstruction, psnr, reconstruction
 from phenaki_pytorch import CViViT
 
 SHOWN = 4  # clips on the sheet
+SHOWN_SIZE = 256  # about the size, in pixels, to which the frames on the sheet are enlarged
 CURVES = {
     "PSNR of first frames, dB": "psnr_first",
-    "PSNR of the others, dB": "psnr_others",
+    "PSNR of the other frames, dB": "psnr_others",
     "edge energy over the original's": "edge_energy",
 }
 
@@ -36,7 +36,7 @@ def height_and_width(text: str) -> tuple[int, int]:
 
 
 def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Moving shapes (b, 3, f, h, w), the middle of a square of the longer side, and what they show in words."""
+    """Moving shapes (b, 3, f, h, w), the centre of square clips of the longer side, and their captions."""
     side = max(size)
     videos, captions = MovingShapes("tokenizer", size=side, num_frames=frames, length=count, seed=seed).told(count)
     top, left = ((side - length) // 2 for length in size)
@@ -44,24 +44,26 @@ def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tu
 
 
 def below_best(folder: Path) -> float:
-    """How far the PSNR at the end of the training lies below the best on its way, dB."""
+    """The best PSNR of a training minus that at its end, in dB."""
     curves = read_curves(folder / "tokenizer" / "curves.csv")
-    psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first"))]  # images have no others
+    psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first"))]  # images have only first frames
     return max(psnrs) - psnrs[-1]
 
 
 def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
+    """The PSNR, in dB, of the reconstruction of videos (b, c, f, h, w)."""
     return psnr(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), videos)
 
 
 def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """What the runs' curves have in common of PSNR and edges, by title: a line for each run."""
+    """The curves of `CURVES` that all runs have, by title, with a line for each run."""
     curves = {folder.name: read_curves(folder / "tokenizer" / "curves.csv") for folder in folders}
     shared = {title: column for title, column in CURVES.items() if all(column in curve for curve in curves.values())}
     return {title: {name: curve[column] for name, curve in curves.items()} for title, column in shared.items()}
 
 
 def measure(folder: Path, cvivit: CViViT, videos: Tensor, captions: Sequence[str]) -> dict[str, float | str]:
+    """The column of one tokenizer."""
     ids = "×".join(map(str, cvivit.grid(videos.shape[2], *videos.shape[3:])))
     return {
         "parameters": f"{sum(parameter.numel() for parameter in cvivit.parameters()):,}",
@@ -73,7 +75,7 @@ def measure(folder: Path, cvivit: CViViT, videos: Tensor, captions: Sequence[str
 
 
 def markdown(head: Sequence[str], rows: dict[str, Sequence[float | str]]) -> str:
-    """A table whose first column are the names of the rows."""
+    """A table whose first column has the names of the rows."""
     lines = [["", *head], ["---"] * (1 + len(head))]
     for name, values in rows.items():
         shown = [f"{each:.3f}" if type(each) is float else str(each).strip() for each in values]
@@ -81,39 +83,48 @@ def markdown(head: Sequence[str], rows: dict[str, Sequence[float | str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-@torch.no_grad()
-def main() -> None:
+def write_last_frames(path: Path, names: Sequence[str], tokenizers: Sequence[CViViT], clips: Tensor) -> None:
+    """Write a PNG with a row for each clip: the last frame of the original and of each reconstruction."""
+    versions = [clips, *(cvivit.reconstruct(clips) for cvivit in tokenizers)]
+    last = torch.stack([version[:, :, -1] for version in versions], dim=2)
+    title = " | ".join(["original", *names])
+    scale = max(1, SHOWN_SIZE // clips.shape[-1])
+    write_sheet(path, [(title, row) for row in last], columns=1 + len(names), scale=scale)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", type=Path, nargs="+", help="of train.py's runs")
-    parser.add_argument("--size", type=int, default=32, help="of the clips that are judged, pixels")
-    parser.add_argument("--frames", type=int, default=9)
-    parser.add_argument("--count", type=int, default=200, help="clips to judge")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these, such as 32x64")
-    parser.add_argument("--sheet", type=Path, help="a PNG: the last frames of clips, and what becomes of them")
-    parser.add_argument("--curves", type=Path, help="a PNG: PSNR and edges of all runs against their steps")
-    args = parser.parse_args()
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", help="the --out of each training")
+    add("--size", type=int, default=32, help="of the clips that are judged, in pixels; default: %(default)s")
+    add("--frames", type=int, default=9, help="of each clip; default: %(default)s")
+    add("--count", type=int, default=200, help="number of clips; default: %(default)s")
+    add("--seed", type=int, default=1, help="of the clips; default: %(default)s")
+    add("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these sizes, such as 32x64")
+    add("--sheet", type=Path, help="a PNG: the last frames of clips and of their reconstructions")
+    add("--curves", type=Path, help="a PNG: PSNR and edge energy of all trainings against their steps")
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
     tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
     names = [folder.name for folder in args.folders]
-    draw = {"frames": args.frames, "count": args.count, "seed": args.seed}
-    videos, captions = clips_of((args.size, args.size), **draw)
+    options = {"frames": args.frames, "count": args.count, "seed": args.seed}
+    videos, captions = clips_of((args.size, args.size), **options)
     columns = [measure(folder, cvivit, videos, captions) for folder, cvivit in zip(args.folders, tokenizers)]
     print(markdown(names, {row: [column[row] for column in columns] for row in columns[0]}))
     if args.sizes:
         rows = {}
         for size in args.sizes:
-            clips, _ = clips_of(size, **draw)
+            clips, _ = clips_of(size, **options)
             rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
         print("\n" + markdown(names, rows))
     if args.curves:
         write_plots(args.curves, curves_of(args.folders), xlabel="step")
     if args.sheet:
-        clips = videos[:SHOWN]
-        last = torch.stack(
-            [made[:, :, -1] for made in (clips, *(each.reconstruct(clips) for each in tokenizers))], dim=2
-        )
-        title = " | ".join(["original", *names])
-        write_sheet(args.sheet, [(title, row) for row in last], columns=1 + len(names), scale=2 * scale_of(args))
+        write_last_frames(args.sheet, names, tokenizers, videos[:SHOWN])
 
 
 if __name__ == "__main__":

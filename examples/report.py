@@ -1,10 +1,10 @@
-"""Write the figures of evaluate.py into Markdown, so that none is copied by hand.
+"""Write the figures of evaluate.py into Markdown files, so that no figure is copied by hand.
 
-    python examples/report.py examples/pretrained/results.json README.md examples/pretrained/README.md
+    python examples/report.py examples/pretrained/results.json examples/README.md examples/pretrained/README.md
 
-What stands between `<!-- claims -->` and `<!-- /claims -->` becomes the table of the claims, between
-`<!-- measures -->` and `<!-- /measures -->` that of all figures, and between `<!-- curves -->` and `<!-- /curves -->`
-one for each stage, of how its training went. The rest of a file stays as it is.
+The text between `<!-- claims -->` and `<!-- /claims -->` is replaced by the table of the claims, between
+`<!-- measures -->` and `<!-- /measures -->` by that of all figures, and between `<!-- curves -->` and
+`<!-- /curves -->` by a table of the training curves of each stage. The rest of a file stays as it is.
 """
 
 import argparse
@@ -14,35 +14,34 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# label -> "measure / figure" in results.json
 CLAIMS = {
     'text to video, "moves": all right': "1 text to video / all, moves",
     'text to video, "turns": all right': "1 text to video / all, turns",
-    "pairs of colour and shape that no captioned video shows": "2 held-out pairs / all",
-    "a pair that no caption names": "2 unseen pair / all",
-    "a colour that only images show, moving": "3 white objects / all",
-    "the same, by a model trained without images": "3 white objects, trained without images / all",
-    "text to image": "4 text to image / all",
-    "an image set in motion: motion right": "5 animation / motion",
-    "an image set in motion: object kept": "5 animation / object kept",
-    "prediction from 5 frames: error, pixels": "6 prediction / error",
-    "the same, standing still": "6 prediction / error, standing still",
-    "the same, constant velocity": "6 prediction / error, constant velocity",
-    'a story of three prompts, "moves": every scene right': "7 story, moves / every scene right",
-    'a story of three prompts, "turns": every scene right': "7 story, turns / every scene right",
-    'the same stories, "turns": change across the seams over that within the scenes': "7 story, turns / seam ratio",
-    'the same stories, "turns": speed of the object over that of drawn clips': (
-        "7 story, turns / speed over the drawn one"
-    ),
-    "ten windows of one prompt: all right in the first": "8 ten windows / window 1",
-    "the same, in the tenth": "8 ten windows / window 10",
-    "variety: how far apart 64 videos of one prompt start, over the same of drawn clips": (
+    "pairs of colour and shape that are in no captioned video: all right": "2 held-out pairs / all",
+    "a pair of colour and shape that is in no caption: all right": "2 unseen pair / all",
+    "videos of a colour that only images show: all right": "3 white objects / all",
+    "the same with a model trained without images": "3 white objects, trained without images / all",
+    "text to image: all right": "4 text to image / all",
+    "animation of an image: motion right": "5 animation / motion",
+    "animation of an image: colour and shape kept": "5 animation / object kept",
+    "prediction from 5 frames: mean distance from the true position, pixels": "6 prediction / error",
+    "the same for an object that stands still": "6 prediction / error, standing still",
+    "the same for an object of constant velocity": "6 prediction / error, constant velocity",
+    'story of three prompts, "moves": every scene right': "7 story, moves / every scene right",
+    'story of three prompts, "turns": every scene right': "7 story, turns / every scene right",
+    'story, "turns": change between frames at the seams, over that within scenes': "7 story, turns / seam ratio",
+    'story, "turns": speed of the object, over that of drawn clips': "7 story, turns / speed over the drawn one",
+    "ten windows of one prompt: all right in the first window": "8 ten windows / window 1",
+    "ten windows of one prompt: all right in the tenth window": "8 ten windows / window 10",
+    "distance between the starts of 64 videos of one prompt, over that of drawn clips": (
         "9 variety / spread over the data's"
     ),
 }
 
 
 def figure(value: dict | float | None) -> str:
-    """A share in percent, another figure as it is; with its 95 % interval, where it has one. "-" is not a number."""
+    """A share in percent, or another figure, with its 95 % interval if it has one; "-" for None."""
     if value is None:
         return "-"
     if not isinstance(value, dict):
@@ -54,10 +53,10 @@ def figure(value: dict | float | None) -> str:
 
 
 def claims(results: dict) -> str:
-    """The table of what is claimed; what was not measured is left out, and named on the way."""
+    """The table of the claims; those that were not measured are left out and named on stderr."""
     rows = ["| claim | measured | of |", "|---|---|---|"]
-    for claim, place in CLAIMS.items():
-        measure, _, name = place.partition(" / ")
+    for claim, key in CLAIMS.items():
+        measure, _, name = key.partition(" / ")
         if value := results["measures"].get(measure, {}).get(name):
             rows.append(f"| {claim} | {figure(value)} | {value['of']} |")
         else:
@@ -66,7 +65,7 @@ def claims(results: dict) -> str:
 
 
 def measures(results: dict) -> str:
-    """The table of every figure."""
+    """The table of all figures."""
     rows = ["| measure | figure | value | of |", "|---|---|---|---|"]
     for measure, figures in results["measures"].items():
         for name, value in figures.items():
@@ -75,7 +74,7 @@ def measures(results: dict) -> str:
 
 
 def curves(results: dict) -> str:
-    """A table for each stage, of some rows of its curves."""
+    """A table for each stage, with the rows of its training curves."""
     tables = []
     for stage, rows in results["curves"].items():
         names = [name for name in rows[0] if name not in ("step", "lr")]
@@ -89,7 +88,7 @@ TABLES: dict[str, Callable[[dict], str]] = {"claims": claims, "measures": measur
 
 
 def filled(text: str, results: dict) -> str:
-    """The text with its tables as the results have them. ValueError where it has no place for one."""
+    """The text with the tables of the results. Raises ValueError where it has no place for any table."""
     places = [name for name in TABLES if f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text]
     if not places:
         raise ValueError(f"expected a place for one of {', '.join(TABLES)}: <!-- claims --> ... <!-- /claims -->")

@@ -1,19 +1,20 @@
-"""What decides which ids are drawn again, and how often: quality against forward passes, over models of moving shapes.
+"""Compare ways of parallel decoding at equal cost: quality against forward passes, for models of moving shapes.
 
     python examples/sampling_study.py runs/plain/model runs/token/model runs/self/model --plot study.png --csv study.csv
     python examples/sampling_study.py runs/plain/model --steps 8 24 --guidance 2 1 4 1:3 --ways confidence halton
     python examples/sampling_study.py --ways critic critic,critic_inline=1,guide_every=3 --steps 8 24
 
-Each model, the one that comes with the repository where none is named, is judged by prompts of seen combinations, at
-equal forward passes: those of all the steps of MaskGit, two each where the null side is computed, and of the critic,
-which is asked after each step but the last, unless it looks in MaskGit's. The budget is what so many guided steps take
-without a critic; every way gets as many steps as fit. A model with a critic is judged by its confidence, too.
+Each model generates clips for prompts of seen combinations, which the judge reads. Without a model it is the pretrained
+one. Forward passes are counted: a step of MaskGit is one, and one more where the null context is computed too; a critic
+adds one after each step but the last, two with guidance of its own, and none where it reads MaskGit's own passes. The
+budget is what the given number of guided steps takes without a critic; every way gets as many steps as fit into it.
 
-A way is an order, and what differs from the training's settings of sampling. The orders beside the library's: "random"
-keeps tokens by chance, "halton" along a low-discrepancy sequence over the places of each time step (Besnier et al.
-2025, https://arxiv.org/abs/2503.17076), the same for every sample.
+A way is an order, followed by sampling options that differ from those of the model's training. The order says which
+tokens are kept: by "confidence", by the "critic" (for models that have one), at "random", or along a "halton" sequence
+over the positions of each time step, the same for every sample (Besnier et al. 2025,
+https://arxiv.org/abs/2503.17076).
 
-b = batch · n = tokens · t, h, w = grid
+b = batch · n = tokens · p = masked tokens · t, h, w = grid
 """
 
 import argparse
@@ -27,28 +28,33 @@ from einops import rearrange, repeat
 from torch import Tensor
 from tqdm import tqdm
 
-from generate import PRETRAINED, load_model, planned_sampling, read_plan
-from measures import BATCH, judge_each, judged_shares
-from media import write_plots
-from moving_shapes import prompts
-from phenaki_pytorch import MaskGit, Phenaki
-from phenaki_pytorch.critic import Critic
-from phenaki_pytorch.guidance import GuidedFeatures
-from phenaki_pytorch.sampling import Logits, Trust, by_confidence, by_critic, parallel_decode, uniform
+from data.media import write_plots
+from data.moving_shapes import prompts
+from data.runs import PRETRAINED, load_model, planned_sampling, read_plan
+from evaluation.measures import BATCH, judge_each, judged_shares
+from phenaki_pytorch import Phenaki
+from phenaki_pytorch.layers.attention import Context
+from phenaki_pytorch.priors.decoding import Confidence, Logits, by_confidence, by_critic, parallel_decode
+from phenaki_pytorch.priors.guidance import Guidance
+from phenaki_pytorch.priors.masking import uniform
+from phenaki_pytorch.priors.token_transformer import on_grid
 
 ORDERS = ("confidence", "critic", "random", "halton")
 COLUMNS = ("model", "way", "budget", "steps", "passes", "guidance", "all", "low", "high", "colour", "shape", "motion")
 
 
-def by_chance(generator: torch.Generator) -> Trust:
-    """Keep any of the tokens that were just drawn, and all that were kept before."""
+# orders
+
+
+def at_random(generator: torch.Generator) -> Confidence:
+    """A random confidence for the tokens of this step; known tokens are never masked again."""
     return lambda ids, log_probs, progress: torch.where(
         log_probs.isinf(), log_probs, uniform(ids.shape, ids.device, generator)
     )
 
 
 def halton(count: int, base: int) -> Tensor:
-    """The first numbers of the sequence: digits of 0, 1, 2, ... in a base, mirrored at the point."""
+    """The first `count` numbers of the Halton sequence of a base, in [0, 1): the digits of 0, 1, 2, ... reversed."""
     numbers, value, share = torch.arange(count), torch.zeros(count), 1.0 / base
     while numbers.any():
         value += share * (numbers % base)
@@ -56,26 +62,67 @@ def halton(count: int, base: int) -> Tensor:
     return value
 
 
-def by_halton(grid: tuple[int, int, int], device: torch.device) -> Trust:
-    """Keep what was just drawn in the order in which a Halton sequence first comes to its place, in all time steps."""
+def by_halton(grid: tuple[int, int, int], device: torch.device) -> Confidence:
+    """Keep the tokens of this step in the order in which a Halton sequence reaches their positions.
+
+    The order is the same in all time steps. Known tokens are never masked again.
+    """
     t, h, w = grid
     points = 8 * h * w
-    places = (halton(points, 2) * h).long() * w + (halton(points, 3) * w).long()
+    positions = (halton(points, 2) * h).long() * w + (halton(points, 3) * w).long()
     first = torch.full((h * w,), points)
-    first = first.scatter_reduce(0, places, torch.arange(points), "amin")
+    first = first.scatter_reduce(0, positions, torch.arange(points), "amin")
     order = repeat(first.float(), "s -> (t s)", t=t).to(device)
     return lambda ids, log_probs, progress: torch.where(log_probs.isinf(), log_probs, -order)
 
 
-def passes_of(steps: int, guidance: tuple[float, float], every: int = 1) -> int:
-    """How many forward passes so many steps of MaskGit take, one whose null side is computed two."""
-    guided = [step for step, scale in enumerate(torch.linspace(*guidance, steps)) if scale != 1]
-    return steps + sum(step % every == 0 or step == guided[0] for step in guided)
+# guidance
+
+
+def null_steps(scales: Sequence[float], every: int) -> list[int]:
+    """The steps that compute the null context: every n-th with a scale other than 1, and the first of these."""
+    guided = [step for step, scale in enumerate(scales) if scale != 1]
+    return [step for step in guided if step % every == 0 or step == guided[0]]
+
+
+def scales_of(ends: tuple[float, float], steps: int) -> list[float]:
+    """The scale of each step, on the line from that of the first step to that of the last."""
+    return torch.linspace(*ends, steps).tolist()
+
+
+class LinearGuidance(Guidance):
+    """Guidance with a scale of its own for each step."""
+
+    def __init__(self, context: Context, null: Context, *, scales: Sequence[float], every: int = 1):
+        guided = [scale for scale in scales if scale != 1]
+        super().__init__(context, null, cond_scale=guided[0] if guided else 1.0, every=every)
+        self.scales = scales
+        self.null_steps = set(null_steps(scales, every))
+
+    def context(self, step: int = 0) -> Context:
+        """The text, and in the steps that compute it the null context after it."""
+        return self._both if step in self.null_steps else self._context
+
+    def __call__(self, features: Tensor, mask: Tensor | None = None, step: int = 0) -> Tensor:
+        """The guided features of a step."""
+        if self.scales[step] == 1:
+            return features
+        self.cond_scale = self.scales[step]
+        # To the base class, step 0 is one that computes null; step 1, with `every` above 1, is one that does not.
+        return super().__call__(features, mask, 0 if step in self.null_steps else 1)
+
+
+def passes_of(steps: int, ends: tuple[float, float], every: int = 1) -> int:
+    """The number of forward passes of `steps` steps of MaskGit."""
+    return steps + len(null_steps(scales_of(ends, steps), every))
+
+
+# ways
 
 
 @dataclass(frozen=True)
 class Way:
-    """An order and its settings; `token_temperature` as the first step's and the last's."""
+    """An order and its sampling options; `token_temperature` is that of the first step and of the last."""
 
     name: str
     order: str
@@ -87,49 +134,55 @@ class Way:
 
     @property
     def inline(self) -> bool:
-        """Whether a critic looks in MaskGit's passes."""
+        """Whether a critic reads MaskGit's own passes."""
         return self.order == "critic" and self.critic_inline
 
     def is_for(self, phenaki: Phenaki) -> bool:
-        """Whether the model has the critic that is asked."""
+        """Whether the model has the critic that this way needs."""
         if self.order != "critic":
             return True
-        return phenaki.critic is not None and (not self.inline or phenaki.critic.reader is phenaki.maskgit)
+        return phenaki.critic is not None and (not self.inline or phenaki.critic.backbone is phenaki.maskgit)
 
-    def passes(self, steps: int, guidance: tuple[float, float]) -> int:
-        """How many forward passes so many steps take, with the critic's."""
+    def passes(self, steps: int, ends: tuple[float, float]) -> int:
+        """The number of forward passes of `steps` steps, the critic's included."""
         of_critic = 0
         if self.order == "critic" and not self.inline:
             of_critic = 1 if self.critic_scale == 1 else 2
-        return passes_of(steps, guidance, self.guide_every) + of_critic * (steps - 1)
+        return passes_of(steps, ends, self.guide_every) + of_critic * (steps - 1)
 
-    def steps_within(self, passes: int, guidance: tuple[float, float]) -> int:
-        """The most steps that take no more passes."""
-        return max(steps for steps in range(1, passes + 1) if self.passes(steps, guidance) <= passes)
+    def steps_within(self, passes: int, ends: tuple[float, float]) -> int:
+        """The largest number of steps that takes at most so many passes."""
+        return max(steps for steps in range(1, passes + 1) if self.passes(steps, ends) <= passes)
 
-    def features(self, maskgit: MaskGit, text: tuple[Tensor, Tensor], guidance: tuple[float, float]) -> GuidedFeatures:
-        """What the logits are read off; its scale is to be set in every step where it changes."""
-        scale = guidance[1] if guidance[0] == 1 else guidance[0]
-        return GuidedFeatures(maskgit, maskgit.grid, *text, scale, every=self.guide_every)
-
-    def trust(
-        self, critic: Critic | None, features: GuidedFeatures, text: tuple[Tensor, Tensor], generator: torch.Generator
-    ) -> Trust:
-        """What `parallel_decode` asks which tokens to keep."""
-        grid = features.reader.grid
+    def sampler(
+        self, phenaki: Phenaki, text: tuple[Tensor, Tensor], scales: Sequence[float], generator: torch.Generator
+    ) -> tuple[Logits, Confidence]:
+        """The two callables of `parallel_decode`: the logits of the masked tokens, and which tokens to keep."""
+        maskgit, critic, grid = phenaki.maskgit, phenaki.critic, phenaki.maskgit.grid
+        context = maskgit.read_context(*text)
+        guidance = LinearGuidance(context, maskgit.null_context_like(context), scales=scales, every=self.guide_every)
+        noise = self.temperature, generator
         if self.inline:
-            return critic.inline_trust(features, self.temperature, generator)
-        if self.order == "critic":
-            return by_critic(critic.doubts(grid, *text, self.critic_scale), self.temperature, generator)
-        if self.order == "random":
-            return by_chance(generator)
-        if self.order == "halton":
-            return by_halton(grid, generator.device)
-        return by_confidence(self.temperature, generator)
+            inline = critic.inline(grid, guidance, *noise)
+            return inline.logits, inline.confidence
+
+        def logits(ids: Tensor, mask: Tensor, step: int) -> Tensor:
+            return maskgit.masked_logits(on_grid(ids, grid), on_grid(mask, grid), guidance, step)
+
+        confidence = {
+            "confidence": lambda: by_confidence(*noise),
+            "critic": lambda: by_critic(critic.critic_logits(grid, *text, self.critic_scale), *noise),
+            "random": lambda: at_random(generator),
+            "halton": lambda: by_halton(grid, generator.device),
+        }
+        return logits, confidence[self.order]()
 
 
 def way_of(text: str, plan: dict) -> Way:
-    """ "critic,temperature=8,token_temperature=1:0.4": an order, and what is not as a training's plan says."""
+    """Read a way, such as "critic,temperature=8,token_temperature=1:0.4"; other options are those of the plan.
+
+    Raises ValueError for an unknown order or option, and for impossible values.
+    """
     order, *changes = text.split(",")
     if order not in ORDERS:
         raise ValueError(f"a way begins with one of {', '.join(ORDERS)}, got {text!r}")
@@ -143,53 +196,44 @@ def way_of(text: str, plan: dict) -> Way:
     return Way(text, order, **{name: settings[name] for name in settable})
 
 
-def ends(text: str) -> tuple[float, float]:
+def first_and_last(text: str) -> tuple[float, float]:
     """ "2" is 2 in all steps, "1:3" goes from 1 in the first step to 3 in the last."""
     first, _, last = text.partition(":")
     return float(first), float(last or first)
 
 
-# What the settings of a way are read by, where that is not `float`.
-READ = {"token_temperature": ends, "guide_every": int, "critic_inline": lambda text: bool(int(text))}
+# How the options of a way are read, where not by `float`.
+READ = {"token_temperature": first_and_last, "guide_every": int, "critic_inline": lambda text: bool(int(text))}
 
 
-def guided(features: GuidedFeatures, guidance: tuple[float, float], steps: int) -> Logits:
-    """What `parallel_decode` asks, guided by a scale that lies on the line between the first step's and the last's."""
-    on_line = torch.linspace(*guidance, steps).tolist()
-
-    def logits(ids: Tensor, masked: Tensor, places: Tensor | None, step: int) -> Tensor:
-        features.cond_scale = on_line[step]
-        return features.reader.to_logits(features(ids, masked, places, step))
-
-    return logits
+# the study
 
 
 @torch.no_grad()
 def judged(
-    phenaki: Phenaki, way: Way, steps: int, guidance: tuple[float, float], args: argparse.Namespace
+    phenaki: Phenaki, way: Way, steps: int, ends: tuple[float, float], args: argparse.Namespace
 ) -> dict[str, float]:
-    """The shares of the prompts whose clips show colour, shape, motion and all of them."""
+    """The shares of the prompts whose clips show colour, shape, motion and all of them; the interval of the last."""
     maskgit, captions = phenaki.maskgit, prompts("seen", args.prompts, seed=args.seed)
     device = maskgit.to_logits.weight.device
     generator = torch.Generator(device).manual_seed(args.seed)
+    t, h, w = maskgit.grid
     verdicts = []
     for first in range(0, len(captions), BATCH):
         part = captions[first : first + BATCH]
         text = tuple(each.to(device) for each in phenaki.text_encoder(part))
-        masked = torch.ones(len(part), *maskgit.grid, dtype=torch.bool, device=device)
-        masked = rearrange(masked, "b t h w -> b (t h w)")
-        features = way.features(maskgit, text, guidance)
+        mask = torch.ones(len(part), t * h * w, dtype=torch.bool, device=device)
+        logits, confidence = way.sampler(phenaki, text, scales_of(ends, steps), generator)
         ids = parallel_decode(
-            guided(features, guidance, steps),
-            torch.zeros_like(masked, dtype=torch.int64),
-            masked,
-            trust=way.trust(phenaki.critic, features, text, generator),
+            logits,
+            torch.zeros_like(mask, dtype=torch.int64),
+            mask,
+            confidence=confidence,
             steps=steps,
             token_temperature=way.token_temperature,
             schedule=maskgit.schedule,
             generator=generator,
         )
-        t, h, w = maskgit.grid
         videos = phenaki.cvivit.decode(rearrange(ids, "b (t h w) -> b t h w", t=t, h=h, w=w))
         verdicts += judge_each(videos.clamp(0, 1), part)
     right = judged_shares(verdicts)
@@ -198,6 +242,7 @@ def judged(
 
 
 def study(args: argparse.Namespace, models: dict[Path, Phenaki], done: Callable[[dict], None]) -> list[dict]:
+    """A row for each model, way and setting; each is handed to `done` as soon as it is measured."""
     rows = []
     for folder, phenaki in models.items():
         ways = [way_of(text, read_plan(folder)) for text in args.ways]
@@ -205,23 +250,23 @@ def study(args: argparse.Namespace, models: dict[Path, Phenaki], done: Callable[
         settings = [(way, steps, args.guidance[0]) for way in ways for steps in args.steps]
         settings += [(way, args.steps[-1], text) for way in ways for text in args.guidance[1:]]
         for way, budget, text in tqdm(settings, desc=folder.parent.name):
-            guidance = ends(text)
-            steps = way.steps_within(passes_of(budget, guidance), guidance)
+            ends = first_and_last(text)
+            steps = way.steps_within(passes_of(budget, ends), ends)
             setting = {
                 "model": folder.parent.name,
                 "way": way.name,
                 "budget": budget,
                 "steps": steps,
-                "passes": way.passes(steps, guidance),
+                "passes": way.passes(steps, ends),
                 "guidance": text,
             }
-            rows.append(setting | judged(phenaki, way, steps, guidance, args))
+            rows.append(setting | judged(phenaki, way, steps, ends, args))
             done(rows[-1])
     return rows
 
 
 def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
-    """A line for each model and way: the share that is all right, against one of the columns."""
+    """A line for each model and way: the share with all right, against one of the columns."""
     lines = {}
     for row in rows:
         lines.setdefault(f"{row['model']}, {row['way']}", []).append((float(row[x]), row["all"]))
@@ -231,22 +276,33 @@ def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", type=Path, nargs="*", default=[PRETRAINED], help="folders model/ that train.py left")
-    add("--ways", nargs="+", default=["confidence", "critic"], help="an order each, and settings: critic,temperature=8")
-    add("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 12, 24, 48], help="guided ones, without a critic")
-    add("--guidance", nargs="+", default=["2"], help="the first with all steps, the others with the last; 1:3 rises")
+    add("models", type=Path, nargs="*", default=[PRETRAINED], help="the folders model/ of trainings")
+    add("--ways", nargs="+", default=["confidence", "critic"], help="an order and options: critic,temperature=8")
+    add(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8, 12, 24, 48],
+        help="each a budget: that of so many guided steps without a critic",
+    )
+    add(
+        "--guidance",
+        nargs="+",
+        default=["2"],
+        help="the first is measured at all --steps, others at the last; 1:3 rises from step to step",
+    )
     add("--prompts", type=int, default=200, help="default: %(default)s")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the prompts and of all sampling; default: %(default)s")
     add("--csv", type=Path, default=Path("sampling_study.csv"), help="all figures; default: %(default)s")
     add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
     args = parser.parse_args(argv)
     if min(args.prompts, *args.steps) < 1:
-        parser.error("expected prompts and steps above 0")
-    try:  # hours lie between the first figure and the last
+        parser.error("expected --prompts and --steps above 0")
+    try:  # before anything is measured, since a study can take hours
         for text in args.ways:
             way_of(text, {})
         for text in args.guidance:
-            for scale in ends(text):
+            for scale in first_and_last(text):
                 planned_sampling({"cond_scale": scale})
     except ValueError as error:
         parser.error(str(error))

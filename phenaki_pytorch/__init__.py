@@ -3,25 +3,26 @@
 from beartype import BeartypeConf
 from beartype.claw import beartype_this_package
 
-# Every annotated function refuses arguments of the wrong kind with a TypeError; where a float is asked for, an int
-# will do. Not inside the transformers: looking into tuples breaks the graphs of torch.compile.
+# Annotated functions refuse arguments of the wrong kind with a TypeError; an int passes where a float is asked for. The
+# layers are left out, because looking into tuples breaks the graphs of torch.compile.
 beartype_this_package(
     conf=BeartypeConf(
         is_pep484_tower=True,
         violation_param_type=TypeError,
-        claw_skip_package_names=("phenaki_pytorch.attention", "phenaki_pytorch.position", "phenaki_pytorch.vivit"),
+        claw_skip_package_names=("phenaki_pytorch.layers", "phenaki_pytorch.tokenizers.causal_vit"),
     )
 )
 
-from phenaki_pytorch.attention import checkpoint_activations  # noqa: E402
-from phenaki_pytorch.critic import SelfCritic, TokenCritic  # noqa: E402
-from phenaki_pytorch.cvivit import CViViT  # noqa: E402
-from phenaki_pytorch.discriminator import Discriminator  # noqa: E402
-from phenaki_pytorch.guidance import GuidedTeacher  # noqa: E402
-from phenaki_pytorch.losses import LossWeights  # noqa: E402
-from phenaki_pytorch.maskgit import MaskGit  # noqa: E402
+from phenaki_pytorch.conditions.t5 import T5TextEncoder  # noqa: E402
+from phenaki_pytorch.layers.transformer import checkpoint_activations  # noqa: E402
 from phenaki_pytorch.phenaki import Phenaki  # noqa: E402
-from phenaki_pytorch.t5 import T5TextEncoder  # noqa: E402
+from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic  # noqa: E402
+from phenaki_pytorch.priors.decoding import SamplingOptions  # noqa: E402
+from phenaki_pytorch.priors.distillation import GuidedTeacher  # noqa: E402
+from phenaki_pytorch.priors.maskgit import MaskGit  # noqa: E402
+from phenaki_pytorch.tokenizers.cvivit import CViViT  # noqa: E402
+from phenaki_pytorch.tokenizers.discriminators import Discriminator  # noqa: E402
+from phenaki_pytorch.tokenizers.losses import LossWeights  # noqa: E402
 
 __all__ = [
     "CViViT",
@@ -30,6 +31,7 @@ __all__ = [
     "LossWeights",
     "MaskGit",
     "Phenaki",
+    "SamplingOptions",
     "SelfCritic",
     "T5TextEncoder",
     "TokenCritic",

@@ -11,24 +11,27 @@ b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tok
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.checks import batch_of, real_tokens, scenes_of
-from phenaki_pytorch.critic import Critic, SelfCritic, TokenCritic, filled_in
-from phenaki_pytorch.cvivit import CViViT
-from phenaki_pytorch.guidance import GuidedTeacher
-from phenaki_pytorch.maskgit import MaskGit
-from phenaki_pytorch.sampling import Progress, Settings
-from phenaki_pytorch.saving import Pretrained, read_config, write_config
-from phenaki_pytorch.t5 import T5TextEncoder
-from phenaki_pytorch.texts import TextEncoder, Texts
-from phenaki_pytorch.windows import Windows, joined
+from phenaki_pytorch.conditions.t5 import T5TextEncoder
+from phenaki_pytorch.conditions.texts import Texts
+from phenaki_pytorch.core.checks import batch_of
+from phenaki_pytorch.core.contracts import TextEncoder
+from phenaki_pytorch.core.lengths import real_tokens
+from phenaki_pytorch.core.saving import Pretrained, read_config, write_config
+from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
+from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
+from phenaki_pytorch.priors.decoding import SamplingOptions, sampling_options
+from phenaki_pytorch.priors.distillation import GuidedTeacher
+from phenaki_pytorch.priors.maskgit import MaskGit
+from phenaki_pytorch.tokenizers.cvivit import CViViT
 
 CRITICS = {kind.__name__: kind for kind in (TokenCritic, SelfCritic)}  # by the name that is saved
+TOKENIZER = ("encode", "decode", "grid", "num_frames", "codebook_size")
 
 
 class PhenakiLosses(NamedTuple):
@@ -42,12 +45,12 @@ class PhenakiLosses(NamedTuple):
 class Phenaki(Pretrained):
     """Learns from captioned video and generates video from text.
 
-    cvivit        the tokenizer, trained: CViViT or any module with its encode, decode, grid, num_frames and
-                  codebook_size. It is frozen here: put into eval mode for good, its parameters without gradient
-    maskgit       the MaskGit to train; its window is the video that one pass generates
-    text_encoder  a T5 name or directory, or any callable texts -> (embeddings (b, m, d), bool mask (b, m)).
-                  Not asked for by an unconditional MaskGit
-    critic        a TokenCritic or SelfCritic to train along and to generate with; None for MaskGIT's confidence
+    cvivit        the tokenizer, trained: CViViT, or any module with its encode, decode, grid, num_frames and
+                  codebook_size. It is frozen here: in eval mode for good, its parameters without gradient
+    maskgit       the MaskGit to train; a window, the video of one pass, has its grid
+    text_encoder  a T5 name or directory, or any callable texts -> (embeddings (b, m, d), bool mask (b, m)); unused
+                  by an unconditional MaskGit
+    critic        a TokenCritic or SelfCritic to train along and to sample with; None for MaskGIT's confidence
 
     Raises ValueError where the parts do not fit each other.
     """
@@ -61,6 +64,8 @@ class Phenaki(Pretrained):
         critic: Critic | None = None,
     ):
         super().__init__()
+        if missing := [name for name in TOKENIZER if not hasattr(cvivit, name)]:
+            raise TypeError(f"cvivit must have {', '.join(TOKENIZER)}; {type(cvivit).__name__} lacks {missing}")
         self.cvivit = cvivit.requires_grad_(False).eval()
         self.maskgit = maskgit
         self.critic = critic
@@ -68,13 +73,13 @@ class Phenaki(Pretrained):
             critic.check_fits(maskgit)
         if maskgit.num_tokens != cvivit.codebook_size:
             raise ValueError(
-                f"maskgit must have as many tokens as the tokenizer codes, {cvivit.codebook_size}, "
+                f"maskgit must have as many tokens as the tokenizer has codes, {cvivit.codebook_size}, "
                 f"got {maskgit.num_tokens}"
             )
-        window = cvivit.grid(cvivit.num_frames(maskgit.grid[0]))
-        if window != maskgit.grid:
-            raise ValueError(f"maskgit's grid must be the tokenizer's, {window}, got {maskgit.grid}")
-        self._windows = Windows(cvivit, window)
+        grid = cvivit.grid(cvivit.num_frames(maskgit.grid[0]))
+        if grid != maskgit.grid:
+            raise ValueError(f"maskgit's grid must be the tokenizer's, {grid}, got {maskgit.grid}")
+        self._long_video = LongVideo(cvivit, grid)
         self._texts = Texts(text_encoder, maskgit.dim_context)
 
     @property
@@ -85,10 +90,10 @@ class Phenaki(Pretrained):
     @property
     def window(self) -> int:
         """The number of frames that one pass generates."""
-        return self._windows.length
+        return self._long_video.window
 
     def _apply(self, fn, recurse=True):
-        """Take a T5TextEncoder along to another device; the user's own encoder stays where the user put it."""
+        """Move a T5TextEncoder along to another device; the user's own encoder stays where it is."""
         if self._texts.is_ours:
             self.text_encoder._apply(fn, recurse)
         return super()._apply(fn, recurse)
@@ -101,40 +106,9 @@ class Phenaki(Pretrained):
 
     # loss
 
-    def forward(
-        self,
-        videos: Tensor | None = None,
-        *,
-        texts: Sequence[str] | None = None,
-        video_ids: Tensor | None = None,
-        text_embeds: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        frame_mask: Tensor | None = None,
-        prime_steps: Tensor | None = None,
-        teacher: GuidedTeacher | None = None,
-    ) -> Tensor:
-        """The loss, a scalar, of videos and their texts: MaskGit's, and the critic's if there is one.
-
-        videos        (b, c, f, h, w) or images (b, c, h, w) in [0, 1], or in their place
-        video_ids     int64 (b, t, h, w), what `cvivit.encode` gave for them
-        texts         b captions, or in their place
-        text_embeds   (b, m, d) and text_mask, bool (b, m), what the text encoder gave for them
-        frame_mask    bool (b, f), True for the real frames of clips that were padded at the end to one length;
-                      each has 1 + k · temporal_patch_size of them
-        prime_steps   int64 (b,), how many first time steps of each clip are given, as in a continuation, so that the
-                      text may speak of what comes after them; in place of what MaskGit's `prime_prob` draws
-        teacher       a GuidedTeacher: MaskGit learns what it says, in place of the ids
-        """
-        return self.losses(
-            videos,
-            texts=texts,
-            video_ids=video_ids,
-            text_embeds=text_embeds,
-            text_mask=text_mask,
-            frame_mask=frame_mask,
-            prime_steps=prime_steps,
-            teacher=teacher,
-        ).total
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The loss, a scalar; arguments as in `losses`."""
+        return self.losses(*inputs, **named).total
 
     def losses(
         self,
@@ -148,24 +122,34 @@ class Phenaki(Pretrained):
         prime_steps: Tensor | None = None,
         teacher: GuidedTeacher | None = None,
     ) -> PhenakiLosses:
-        """The parts of the loss; arguments as in `forward`.
+        """The loss of videos and their texts: MaskGit's, and the critic's if there is one.
 
-        The critic looks at what MaskGit makes of the masked ids, in the same pass that MaskGit learns from. Its loss
-        leaves no gradient in MaskGit, unless it is MaskGit's own, a SelfCritic.
+        videos        (b, c, f, h, w) or images (b, c, h, w) in [0, 1], or instead
+        video_ids     int64 (b, t, h, w), what `cvivit.encode` gave for them
+        texts         b captions, or instead
+        text_embeds   (b, m, d) and text_mask, bool (b, m), what the text encoder gave for them
+        frame_mask    bool (b, f), True for the real frames of clips that were padded at the end to one length; their
+                      number is one that the tokenizer takes
+        prime_steps   int64 (b,), how many first time steps of each clip are given, as in a continuation, where the
+                      text tells what comes after them; replaces the draw by MaskGit's `prime_prob`
+        teacher       a GuidedTeacher, whose distributions are MaskGit's target in place of the ids
+
+        The critic classifies what MaskGit samples at the masked ids. Its loss has a gradient in MaskGit only if it is
+        a SelfCritic.
         """
         if (videos is None) == (video_ids is None):
             raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
         if video_ids is None:
             video_ids = self.cvivit.encode(videos)
-        token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self._windows.step)
+        token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self.cvivit)
         losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps, teacher)
         if self.critic is None:
             return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
-        filled, wrong = filled_in(video_ids, losses)
-        text = (None, None) if self.critic.reader.dim_context is None else (context, context_mask)
-        doubts = self.critic(filled, wrong, *text, token_mask)
-        return PhenakiLosses(losses.total + doubts, losses.total, doubts)
+        filled, wrong = fill_in(video_ids, losses)
+        text = (None, None) if self.critic.backbone.dim_context is None else (context, context_mask)
+        critic_loss = self.critic(filled, wrong, *text, token_mask)
+        return PhenakiLosses(losses.total + critic_loss, losses.total, critic_loss)
 
     # generation
 
@@ -177,53 +161,43 @@ class Phenaki(Pretrained):
         num_frames: int,
         batch_size: int = 1,
         prime_frames: Tensor | None = None,
-        overlap: int = 5,
+        overlap: int | None = None,
         text_embeds: Tensor | None = None,
         text_mask: Tensor | None = None,
-        steps: int = 24,
-        cond_scale: float = 7.0,
-        temperature: float = 4.0,
-        token_temperature: float | Sequence[float] = 1.0,
-        critic_scale: float = 1.0,
-        guide_every: int = 1,
-        critic_inline: bool = False,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Tensor:
         """Generate `num_frames` ≥ 1 new frames: (b, c, num_frames, h, w), in [0, 1].
 
-        texts         one caption or b of them; in their place text_embeds (b, m, d) and text_mask, bool (b, m);
-                      none for an unconditional model, which draws `batch_size` videos
-        prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to set in motion. As many of the last ones
-                      are looked at as the tokenizer takes (1 + k · temporal_patch_size) and the window leaves room
-                      for; from longer ones the last `overlap`
-        overlap       frames that each further window shares with what is there already, 1 + k · temporal_patch_size
-        steps and those after it   see `MaskGit.generate`
+        texts         one caption or b of them; instead text_embeds (b, m, d) and text_mask, bool (b, m); none for an
+                      unconditional model, which generates `batch_size` videos
+        prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to animate: the last ones, as many as the
+                      tokenizer takes and the window has room for; from longer ones the last `overlap`
+        overlap       frames that each further window shares with those before, in a number that the tokenizer takes;
+                      None: the paper's 5, or the most below it that fits
+        sampling      see `SamplingOptions`
 
-        Whole windows are drawn and cut to the count. Raises ValueError where a size or value does not fit.
+        Whole windows are sampled and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
+        sampling_options(sampling)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
         batch_size = batch_of(batch_size, context)
         if prime_frames is not None:
-            prime_frames = self._windows.check_prime(prime_frames, batch_size)
-            prime_frames = prime_frames.to(self.maskgit.to_logits.weight.device)
-        draw = partial(
+            prime_frames = self._long_video.check_prime(prime_frames, batch_size)
+            prime_frames = prime_frames.to(self.maskgit.embed.weight.device)
+        sample = partial(
             self.maskgit.generate,
             batch_size=batch_size,
             context=context,
             context_mask=context_mask,
             critic=self.critic,
-            **vars(settings),
-            generator=generator,
-            progress=progress,
+            **sampling,
         )
-        windows = self._windows.generate(
-            lambda ids: draw(prime_ids=ids), num_frames, prime=prime_frames, overlap=overlap
+        windows = self._long_video.generate(
+            lambda ids: sample(prime_ids=ids), num_frames, prime_frames=prime_frames, overlap=overlap
         )
-        return joined(windows, num_frames)
+        return concatenated(windows, num_frames)
 
     @torch.no_grad()
     def generate_images(
@@ -233,28 +207,22 @@ class Phenaki(Pretrained):
         batch_size: int = 1,
         text_embeds: Tensor | None = None,
         text_mask: Tensor | None = None,
-        steps: int = 24,
-        cond_scale: float = 7.0,
-        temperature: float = 4.0,
-        token_temperature: float | Sequence[float] = 1.0,
-        critic_scale: float = 1.0,
-        guide_every: int = 1,
-        critic_inline: bool = False,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Tensor:
-        """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`."""
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.to_logits.weight)
+        """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`.
+
+        Raises ValueError where the tokenizer takes no single frames.
+        """
+        sampling_options(sampling)
+        grid = self.cvivit.grid(1)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
         ids = self.maskgit.generate(
-            (1, *self.maskgit.grid[1:]),
+            grid,
             batch_size=batch_of(batch_size, context),
             context=context,
             context_mask=context_mask,
             critic=self.critic,
-            **vars(settings),
-            generator=generator,
-            progress=progress,
+            **sampling,
         )
         return rearrange(self.cvivit.decode(ids).clamp(0, 1), "b c 1 h w -> b c h w")
 
@@ -263,37 +231,33 @@ class Phenaki(Pretrained):
         scenes: Sequence[str] | Sequence[Sequence[str]],
         *,
         num_frames: int | Sequence[int],
-        overlap: int = 5,
-        steps: int = 24,
-        cond_scale: float = 7.0,
-        temperature: float = 4.0,
-        token_temperature: float | Sequence[float] = 1.0,
-        critic_scale: float = 1.0,
-        guide_every: int = 1,
-        critic_inline: bool = False,
-        generator: torch.Generator | None = None,
-        progress: Progress | None = None,
+        overlap: int | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> tuple[Tensor, list[Tensor]]:
         """Generate videos whose prompt changes over time: each scene goes on from the last `overlap` frames.
 
         scenes      prompts of one story, or a list of b stories with equally many prompts
         num_frames  new frames of each scene: one number, or one per scene
+        overlap, sampling   as in `generate`
 
         Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames, views of it.
         """
-        scene_prompts, counts = scenes_of(scenes, num_frames)
-        self._windows.check_overlap(overlap)
-        settings = Settings(steps, cond_scale, temperature, token_temperature, critic_scale, guide_every, critic_inline)
-        draw = partial(self.generate, overlap=overlap, **vars(settings), generator=generator, progress=progress)
+        prompts_of, counts = check_scenes(scenes, num_frames)
+        shortest = self.cvivit.num_frames(1)
+        if len(counts) > 1:
+            overlap = self._long_video.check_overlap(overlap)
+            if counts[0] < shortest:
+                raise ValueError(f"the first scene must have at least {shortest} frames to go on from, got {counts[0]}")
 
         def new_frames() -> Iterator[Tensor]:
-            recent = None
-            for prompts, count in zip(scene_prompts, counts):
-                yield (new := draw(prompts, num_frames=count, prime_frames=recent))
-                before = [] if recent is None else [recent]
-                recent = torch.cat((*before, new[:, :, -overlap:]), dim=2)[:, :, -overlap:]
+            known = None
+            for prompts, count in zip(prompts_of, counts):
+                recent = None if known is None else known[:, :, -overlap:]
+                new = self.generate(prompts, num_frames=count, prime_frames=recent, overlap=overlap, **sampling)
+                yield new
+                known = new if recent is None else torch.cat((recent, new), dim=2)
 
-        whole = joined(new_frames(), sum(counts))
+        whole = concatenated(new_frames(), sum(counts))
         return whole, list(whole.split(counts, dim=2))
 
     # saving
@@ -301,7 +265,8 @@ class Phenaki(Pretrained):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and, each in a directory of its own, `cvivit/`, `maskgit/` and, if there is one, `critic/`.
 
-        What is the user's own, a text encoder that is no T5TextEncoder, say, has to be given to `from_pretrained`.
+        Modules of the user's own, such as a text encoder that is no T5TextEncoder, have to be passed to
+        `from_pretrained` again.
         """
         own = isinstance(self.cvivit, CViViT)
         names = {kind: name for name, kind in CRITICS.items()} | {type(None): None}
@@ -335,6 +300,6 @@ class Phenaki(Pretrained):
             config["text_encoder"] = T5TextEncoder(**config["text_encoder"])
         config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
         if config.get("critic") in CRITICS:
-            reader = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
-            config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **reader)
+            backbone = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
+            config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **backbone)
         return cls(**config)

@@ -3,13 +3,29 @@
     cvivit = presets.cvivit()
     maskgit = presets.maskgit_1_8b(grid=cvivit.grid(11))
 
-Tokenizers look back as many time steps as the paper's clips have. What the papers leave open is chosen so that the
-number of parameters comes out: plain MLPs, a cross-attention in every layer whose keys and values read T5-XXL's
-4096-wide features directly.
+    with torch.device("meta"):  # a model without memory, to count its parameters
+        cvivit = presets.cvivit()
+
+| preset | ids of a clip | parameters |
+|---|---|---|
+| `cvivit` | 11 × 128 × 128 -> 6 × 16 × 16 | 51,044,448 |
+| `cvivit_bair` | 17 × 64 × 64 -> 9 × 16 × 16 | 88,413,360 |
+| `cvivit_kinetics600` | 17 × 64 × 64 -> 9 × 16 × 16 | 101,017,264 |
+| `vit_per_frame` | 10 × 128 × 128 -> 10 × 16 × 16 | 50,845,600 |
+| `maskgit_1_8b` | | 1,846,243,328 |
+| `maskgit_0_9b` | | 937,914,880 |
+| `maskgit_prediction` | | 182,680,832 |
+
+Of the three MaskGits, 1,812,588,544, 912,668,672 and 170,057,472 parameters are those of the transformer; the others
+embed ids and positions and compute logits. The codebook is a buffer and is not counted.
+
+The `temporal_window` of a tokenizer is the length of the paper's clips. What the paper leaves open is chosen so that
+its numbers of parameters are met: plain MLPs, and in every layer a cross-attention whose keys and values are projected
+from T5-XXL's 4096-wide embeddings directly.
 """
 
-from phenaki_pytorch.cvivit import CViViT
-from phenaki_pytorch.maskgit import MaskGit
+from phenaki_pytorch.priors.maskgit import MaskGit
+from phenaki_pytorch.tokenizers.cvivit import CViViT
 
 T5_XXL_DIM = 4096
 
@@ -33,7 +49,7 @@ def cvivit_kinetics600() -> CViViT:
 
 
 def vit_per_frame() -> CViViT:
-    """The per-frame baseline of the paper's Table 3: 10×128×128 -> 10×16×16 ids, no frame knows of another."""
+    """The per-frame baseline of the paper's Table 3: 10×128×128 -> 10×16×16 ids, each frame by itself."""
     return CViViT(dim=512, image_size=128, patch_size=8, temporal_patch_size=1, spatial_depth=8, temporal_depth=0)
 
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from einops import rearrange, reduce, repeat
+from torch import nn
 
 from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki, TokenCritic
 
 pytest_plugins = ["t5_models"]
 
-torch.set_num_threads(1)  # as many processes run tests as there are cores
+torch.set_num_threads(1)  # tests run in as many processes as there are cores
 
 QUANTIZERS = {
     "vq": {},
@@ -24,7 +26,7 @@ def seeded():
 
 
 class WordEncoder:
-    """A text encoder of the user's own: one vector a word, the same in every process; padding holds noise."""
+    """A text encoder of the user's own: one vector per word, the same in every process; padding holds noise."""
 
     def __init__(self, dim=12):
         self.dim = dim
@@ -39,10 +41,62 @@ class WordEncoder:
         mask[:, 0] = True
         for i, each in enumerate(words):
             for j, word in enumerate(each):
-                seed = sum(place * ord(letter) for place, letter in enumerate(word, 1))
+                seed = sum(n * ord(letter) for n, letter in enumerate(word, 1))
                 embeds[i, j] = torch.randn(self.dim, generator=torch.Generator().manual_seed(seed))
                 mask[i, j] = True
         return embeds, mask
+
+
+class ToyTokenizer(nn.Module):
+    """The mean of 8×8 pixels over the frames of a time step, rounded to one of 32 levels.
+
+    The first time step has `first` frames, each further one `stride`: first 1 takes 1 + k · stride frames, first =
+    stride takes k · stride.
+    """
+
+    codebook_size = 32
+    code_dim = 1
+    pixels = 8
+
+    def __init__(self, first, stride):
+        super().__init__()
+        self.first, self.stride = first, stride
+
+    def grid(self, num_frames, height=None, width=None):
+        if num_frames < self.first or (num_frames - self.first) % self.stride:
+            raise ValueError(f"this tokenizer takes {self.first} + k · {self.stride} frames, got {num_frames}")
+        h, w = (16 if side is None else side for side in (height, width))
+        return 1 + (num_frames - self.first) // self.stride, h // self.pixels, w // self.pixels
+
+    def num_frames(self, t):
+        return self.first + (t - 1) * self.stride
+
+    def features(self, video):
+        if video.ndim == 4:
+            video = rearrange(video, "b c h w -> b c 1 h w")
+        self.grid(video.shape[2])
+        axes = {"ph": self.pixels, "pw": self.pixels}
+        first, rest = video[:, :, : self.first], video[:, :, self.first :]
+        first = reduce(first, "b c f (h ph) (w pw) -> b 1 h w 1", "mean", **axes)
+        if rest.shape[2] == 0:
+            return first
+        rest = reduce(rest, "b c (t f) (h ph) (w pw) -> b t h w 1", "mean", f=self.stride, **axes)
+        return torch.cat((first, rest), dim=1)
+
+    def encode(self, video):
+        return rearrange((self.features(video) * 31).round().long().clamp(0, 31), "b t h w 1 -> b t h w")
+
+    def code_features(self, ids):
+        return rearrange(ids / 31, "b t h w -> b t h w 1")
+
+    def decode_features(self, features):
+        def frames(steps, f):
+            return repeat(steps, "b t h w 1 -> b 3 (t f) (h ph) (w pw)", f=f, ph=self.pixels, pw=self.pixels)
+
+        return torch.cat((frames(features[:, :1], self.first), frames(features[:, 1:], self.stride)), dim=2)
+
+    def decode(self, ids):
+        return self.decode_features(self.code_features(ids))
 
 
 def tiny_cvivit(**changes):
@@ -63,22 +117,22 @@ def tiny_cvivit(**changes):
 
 
 def make_ids(b=2, grid=(6, 2, 2)):
-    """Ids that the tiny MaskGit can see."""
+    """Random ids of the tiny MaskGit."""
     return torch.randint(0, 32, (b, *grid))
 
 
 def make_context(b=2):
-    """A text that the tiny MaskGit can read: embeddings, and a mask that leaves the last of them out."""
+    """A text for the tiny MaskGit: random embeddings, and a mask that excludes the last one."""
     return torch.randn(b, 3, 12), torch.tensor([[True, True, False]] * b)
 
 
 def tiny_discriminator(**changes):
-    """Of frames of 16×16."""
+    """For frames of 16×16 pixels."""
     return Discriminator(**{"image_size": 16, "dim": 8, **changes})
 
 
 def tiny_maskgit(**changes):
-    """A window of (6, 2, 2) ids, which is 11 frames of the tiny tokenizer; texts 12 wide."""
+    """A window of (6, 2, 2) ids, which is 11 frames of the tiny tokenizer; text embeddings of width 12."""
     sizes = {
         "num_tokens": 32,
         "grid": (6, 2, 2),
@@ -92,7 +146,7 @@ def tiny_maskgit(**changes):
 
 
 def tiny_token_critic(**changes):
-    """Of the ids and texts of the tiny MaskGit, half as deep."""
+    """For the ids and texts of the tiny MaskGit, half as deep."""
     sizes = {
         "num_tokens": 32,
         "grid": (6, 2, 2),
@@ -106,7 +160,7 @@ def tiny_token_critic(**changes):
 
 
 def tiny_phenaki(*, text_encoder=None, cvivit=None, critic=None, **maskgit):
-    """Both of them and, where there are texts, a `WordEncoder`; `critic`: a callable that makes one for a MaskGit."""
+    """The tiny tokenizer and MaskGit, with a `WordEncoder`; `critic`: a callable that builds one for a MaskGit."""
     prior = tiny_maskgit(**maskgit)
     return Phenaki(
         cvivit=tiny_cvivit() if cvivit is None else cvivit,
@@ -117,7 +171,7 @@ def tiny_phenaki(*, text_encoder=None, cvivit=None, critic=None, **maskgit):
 
 
 def train(module, loss, steps, lr=3e-3, weight_decay=0.0):
-    """Steps of AdamW over all of a module's parameters; the losses come back."""
+    """Train all parameters of a module with AdamW; returns the losses."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=weight_decay)
     losses = []
     for _ in range(steps):
@@ -135,10 +189,20 @@ def state(module):
 
 
 def same_state(one, other):
-    """Whether two state_dicts agree bit for bit."""
+    """Whether two state_dicts are equal bit for bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def modes(*modules):
+    """Which parts of the modules are in training mode, by name."""
+    return [{name: part.training for name, part in module.named_modules()} for module in modules]
+
+
+def compute_all_positions(monkeypatch):
+    """Make MaskGit and the critics compute the features of all ids, not of the masked ones only."""
+    monkeypatch.setattr("phenaki_pytorch.priors.token_transformer.masked_positions", lambda mask: None)
+
+
 def seed(number=0):
-    """A generator of its own."""
+    """A new generator."""
     return torch.Generator().manual_seed(number)

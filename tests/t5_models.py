@@ -1,4 +1,4 @@
-"""Tiny T5 models and tokenizers that the tests save, and an interpreter that knows nothing of any."""
+"""Tiny saved T5 models and tokenizers for the tests, and a way to run code in a new interpreter."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def save_model(directory, vocab_size=384, d_model=16):
+    """Save a random T5 encoder of two layers."""
     from transformers import T5Config, T5EncoderModel
 
     torch.manual_seed(0)
@@ -20,6 +21,7 @@ def save_model(directory, vocab_size=384, d_model=16):
 
 
 def save_words(directory):
+    """Save a T5 tokenizer of nine words."""
     from transformers import T5Tokenizer
 
     words = [f"▁{word}" for word in ("a", "cat", "dog", "runs", "snow", "falls", "on", "the", "hills")]
@@ -29,6 +31,7 @@ def save_words(directory):
 
 @pytest.fixture(scope="module")
 def byte_dir(tmp_path_factory):
+    """A directory with a T5 encoder and a tokenizer of bytes."""
     from transformers import ByT5Tokenizer
 
     directory = tmp_path_factory.mktemp("byt5")
@@ -39,6 +42,7 @@ def byte_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def word_dir(tmp_path_factory):
+    """A directory with a T5 encoder and a tokenizer of words."""
     directory = tmp_path_factory.mktemp("t5")
     save_model(directory, vocab_size=64)
     save_words(directory)
@@ -46,7 +50,7 @@ def word_dir(tmp_path_factory):
 
 
 def run_fresh(code, **environment):
-    """Run code in a new interpreter that knows no hub settings and no cache but those given."""
+    """Run code in a new interpreter, without the hub settings of this one; `environment` is added."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""What is installed: the wheel holds the library and nothing else, and imports without the extras or a network."""
+"""The wheel holds the library and nothing else, and imports without the extras and without a network."""
 
 import os
 import shutil
@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(path.name for path in (ROOT / "phenaki_pytorch").glob("*.py"))
+FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "phenaki_pytorch").rglob("*.py"))
+MODULES = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in FILES]
 EXTRAS = ("accelerate", "av", "matplotlib", "PIL", "pytest", "torchmetrics")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of a copy of the tree, so that no build/ is left in the tree itself."""
+    """The wheel, built from a copy of the tree, so that no build/ is left in the tree itself."""
     pytest.importorskip("setuptools")
     copy = tmp_path_factory.mktemp("tree")
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
@@ -49,7 +50,7 @@ def unpacked(wheel, tmp_path_factory):
 
 
 def run_installed(unpacked, code):
-    """Run code in a new interpreter, outside the tree, that finds the wheel's content before anything else."""
+    """Run code in a new interpreter outside the tree, with the wheel's content first on the path."""
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=unpacked.parent, env=environment, capture_output=True, text=True
@@ -64,14 +65,13 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         stated = archive.read(metadata).decode()
     ours = [name for name in names if not name.startswith(metadata.split("/")[0])]
-    assert sorted(ours) == sorted(f"phenaki_pytorch/{name}" for name in [*MODULES, "py.typed"])
+    assert sorted(ours) == sorted([*FILES, "phenaki_pytorch/py.typed"])
     assert any(name.endswith("LICENSE") for name in names)
     assert "Name: phenaki-pytorch" in stated and "\n# phenaki-pytorch" in stated
     assert {f"Provides-Extra: {extra}" in stated for extra in ("examples", "test")} == {True}
 
 
 def test_every_module_imports_without_the_extras(unpacked):
-    modules = ["phenaki_pytorch"] + [f"phenaki_pytorch.{name[:-3]}" for name in MODULES if name != "__init__.py"]
     code = f"""
 import importlib, sys
 
@@ -81,11 +81,11 @@ class Blocked:
             raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 
 sys.meta_path.insert(0, Blocked())
-for name in {modules}:
+for name in {MODULES}:
     print(importlib.import_module(name).__file__)
 """
     files = run_installed(unpacked, code)
-    assert len(files) == len(modules) and all(Path(file).is_relative_to(unpacked) for file in files)
+    assert len(files) == len(MODULES) and all(Path(file).is_relative_to(unpacked) for file in files)
 
 
 def test_importing_asks_no_network_and_leaves_transformers_alone(unpacked):
@@ -101,6 +101,6 @@ phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
 assert "transformers" not in sys.modules and "socket.connect" not in asked
 print(*phenaki_pytorch.__all__)
 """
-    names = ["CViViT", "Discriminator", "GuidedTeacher", "LossWeights", "MaskGit", "Phenaki", "SelfCritic"]
-    names += ["T5TextEncoder", "TokenCritic", "checkpoint_activations"]
+    names = ["CViViT", "Discriminator", "GuidedTeacher", "LossWeights", "MaskGit", "Phenaki", "SamplingOptions"]
+    names += ["SelfCritic", "T5TextEncoder", "TokenCritic", "checkpoint_activations"]
     assert run_installed(unpacked, code) == names

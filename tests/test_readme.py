@@ -1,67 +1,97 @@
-"""The README's own snippets run as they stand, and its commands, and the examples', name what exists."""
+"""The documents: README's snippets run, its figures are those measured, and commands and links name what exists."""
 
+import json
 import re
 import runpy
 import shlex
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
 
-import phenaki_pytorch.t5
-from media import write_mp4
+import phenaki_pytorch.conditions.t5
+import report
+from phenaki_pytorch import presets
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "examples"
+DOCUMENTS = {
+    path: path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *(EXAMPLES / name / "README.md" for name in ("", "results", "pretrained")))
+}
+README = DOCUMENTS[ROOT / "README.md"]
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [
-    line
-    for block in re.findall(r"^```(?:bash|console|sh)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
+
+RESULTS = {  # rows of the README's table -> measure and figure in results.json
+    'text to video, "moves": colour, shape and motion right': ("1 text to video", "all, moves"),
+    'text to video, "turns"': ("1 text to video", "all, turns"),
+    "pairs of colour and shape that no captioned video shows": ("2 held-out pairs", "all"),
+    "moving objects of a colour that only images show": ("3 white objects", "all"),
+    "an image set in motion: motion right": ("5 animation", "motion"),
+    "prediction from 5 frames: error in pixels of 64": ("6 prediction", "error"),
+    'a story of three prompts, "turns": every scene right': ("7 story, turns", "every scene right"),
+    "ten windows of one prompt: the tenth right": ("8 ten windows", "window 10"),
+}
 
 
-@pytest.fixture(scope="module")
-def small_t5(tmp_path_factory):
-    """A T5 as wide as the one that the README names, with weights that have learned nothing."""
+# snippets
+
+
+@pytest.fixture
+def small_t5(tmp_path):
+    """The directory of an untrained T5 with embeddings as wide as those of the README's."""
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
-    directory = tmp_path_factory.mktemp("t5")
-    torch.manual_seed(0)
     config = T5Config(vocab_size=384, d_model=768, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-    T5EncoderModel(config).save_pretrained(directory)
-    ByT5Tokenizer().save_pretrained(directory)
-    return directory
+    T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    ByT5Tokenizer().save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
 
 
-def title(snippet):
-    return re.findall(r"^#+ (.*)$", README[: README.index(snippet)], re.MULTILINE)[-1]
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=title)
-def test_every_snippet_runs_by_itself(snippet, small_t5, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(phenaki_pytorch.t5, "_find_source", lambda name: asked.append(name) or str(small_t5))
+def test_the_snippets_run_one_after_another(small_t5, tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(phenaki_pytorch.conditions.t5, "_find_source", lambda name: names.append(name) or str(small_t5))
     monkeypatch.chdir(tmp_path)
-    if "clip.mp4" in snippet:
-        write_mp4("clip.mp4", torch.rand(3, 9, 64, 64), fps=8)
-    exec(compile(snippet, f"README.md: {title(snippet)}", "exec"), {"__name__": "__main__"})
-    assert set(asked) <= {"google/t5-v1_1-base"}
+    namespace = {"__name__": "__main__"}
+    for snippet in SNIPPETS:
+        first_line = README[: README.index(snippet)].count("\n")
+        exec(compile("\n" * first_line + snippet, "README.md", "exec"), namespace)  # errors name the README's line
+    assert namespace["video"].shape == (2, 3, 9, 32, 32)
+    assert namespace["more"].shape == (1, 3, 12, 32, 32)
+    assert [scene.shape[2] for scene in namespace["scenes"]] == [9, 4]
+    assert torch.equal(
+        namespace["tokenizer"].encode(namespace["videos"]), namespace["cvivit"].encode(namespace["videos"])
+    )
+    assert set(names) == {"google/t5-v1_1-base"}
 
 
-def test_every_public_class_has_a_snippet():
+def test_every_public_name_is_imported_by_a_snippet():
     text = "\n".join(SNIPPETS)
-    for name in phenaki_pytorch.__all__:
-        assert re.search(rf"import .*\b{name}\b", text), name
-    assert len(SNIPPETS) >= 12
+    missing = [name for name in phenaki_pytorch.__all__ if not re.search(rf"import .*\b{name}\b", text)]
+    assert not missing
 
 
-def test_the_presets_have_the_parameters_of_the_table():
-    from phenaki_pytorch import presets
+# length and figures
 
-    rows = re.findall(r"^\| `(\w+)` .*\| ([\d,]+) \|$", README, re.MULTILINE)
+
+def test_the_readme_has_at_most_250_lines():
+    assert len(README.splitlines()) <= 250
+
+
+def test_the_results_of_the_readme_are_the_measured_ones():
+    measures = json.loads((EXAMPLES / "pretrained" / "results.json").read_text())["measures"]
+    table = README[README.index("| measure | result | of |") :].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == len(RESULTS) <= 8
+    for row, (label, (measure, name)) in zip(table, RESULTS.items()):
+        value = measures[measure][name]
+        assert row == f"| {label} | {report.figure(value)} | {value['of']} |"
+
+
+def test_the_presets_have_the_parameters_of_their_table():
+    rows = re.findall(r"^\| `(\w+)` .*\| ([\d,]+) \|$", presets.__doc__, re.MULTILINE)
     assert len(rows) == 7
     for name, count in rows:
         with torch.device("meta"):
@@ -69,38 +99,91 @@ def test_the_presets_have_the_parameters_of_the_table():
         assert sum(parameter.numel() for parameter in module.parameters()) == int(count.replace(",", "")), name
 
 
-def flags(program, capsys):
-    """The flags that a program's --help lists, whatever its description names."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as caught:
+# commands
+
+
+def prose_of(text):
+    """A document without its code blocks."""
+    return re.sub(r"(?ms)^```.*?^```", "", text)
+
+
+def commands_of_block(block):
+    """The commands of a shell block; `name="..."` sets a variable, which later lines have as `$name`."""
+    variables = {}
+    for line in filter(None, map(str.strip, block.splitlines())):
+        line = re.sub(r"\$(\w+)", lambda match: variables[match[1]], line)
+        if assignment := re.fullmatch(r'(\w+)="(.*)"', line):
+            variables[assignment[1]] = assignment[2]
+        else:
+            yield from line.split("&&")
+
+
+def all_commands():
+    """The commands of the documents' shell blocks and text, and of the programs' docstrings."""
+    for text in DOCUMENTS.values():
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            yield from commands_of_block(block)
+        yield from re.findall(r"`((?:python|accelerate launch) examples/[^`\n]+)`", prose_of(text))
+    for path in sorted(EXAMPLES.glob("*.py")):
+        docstring = path.read_text(encoding="utf-8").split('"""')[1]
+        yield from re.findall(r"^    ((?:python|accelerate launch) examples/.*)$", docstring, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def flags():
+    """The flags in the --help of every program that a command gives flags to, by the program's path."""
+    programs = {program for command in all_commands() for program in re.findall(r"(examples/\w+\.py) .*--", command)}
+    return {program: flags_of(ROOT / program) for program in sorted(programs) if (ROOT / program).is_file()}
+
+
+def flags_of(program):
+    output = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), pytest.raises(SystemExit) as caught:
         patch.setattr(sys, "argv", [str(program), "--help"])
         runpy.run_path(str(program), run_name="__main__")
-    assert caught.value.code == 0
-    listed = re.findall(r"^  (-.*)$", capsys.readouterr().out, re.MULTILINE)
-    return set(re.findall(r"--[a-z][a-z-]*", "\n".join(listed)))
+    assert caught.value.code == 0, program
+    options = re.findall(r"^  (-.*)$", output.getvalue(), re.MULTILINE)
+    return set(re.findall(r"--[a-z][a-z0-9-]*", "\n".join(options)))
 
 
-def test_the_commands_name_files_and_flags_that_exist(capsys):
-    known = {}
-    prose = re.sub(r"(?ms)^```.*?^```", "", README)
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "examples").glob("*.py")))
-    in_docstrings = re.findall(r"^    (python examples/.*)$", sources, re.MULTILINE)
-    assert len(in_docstrings) > 10
-    for line in (*COMMANDS, *re.findall(r"`(python examples/[^`\n]+)`", prose), *in_docstrings):
-        for command in line.split("&&"):
-            words = shlex.split(command, comments=True)
-            programs = [word for word in words if word.endswith(".py")]
-            for program in programs:
-                assert (ROOT / program).is_file(), line
-                known[program] = known.get(program) or flags(ROOT / program, capsys)
-                assert {word for word in words if word.startswith("--")} <= known[program], line
-            assert programs or words[0] in ("pip", "pytest"), line
-    assert {"examples/train.py", "examples/generate.py"} <= set(known)
-    in_prose = set(re.findall(r"`(?:[^`\n]* )?(--[a-z][a-z-]*)", prose))
-    assert in_prose - {"--index-url"} <= {flag for some in known.values() for flag in some} and in_prose
+def test_commands_name_programs_and_flags_that_exist(flags):
+    unknown = set()
+    for command in all_commands():
+        words = shlex.split(command, comments=True)
+        assert not words or words[0] in ("pip", "pytest", "python", "accelerate"), command
+        for program in (word for word in words if word.endswith(".py")):
+            named = {word for word in words if word.startswith("--")}
+            unknown |= {f"{program} {flag}" for flag in named - flags.get(program, set())}
+            unknown |= set() if (ROOT / program).is_file() else {program}
+    assert not unknown
 
 
-def test_links_lead_somewhere():
-    headings = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.M)}
-    for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert target.startswith("https://") or target[1:] in headings or (ROOT / target).is_file(), target
-    assert README.count("## Results on moving shapes\n") == 1
+def test_flags_in_the_text_exist(flags):
+    known = {flag for some in flags.values() for flag in some} | {"--index-url"}  # pip's
+    for path, text in DOCUMENTS.items():
+        named = set(re.findall(r"`(?:[^`\n]* )?(--[a-z][a-z0-9-]*)", prose_of(text)))
+        assert named <= known, (path, named - known)
+
+
+def test_every_program_is_listed():
+    listed = re.findall(r"^\| \[(\w+\.py)\]", DOCUMENTS[EXAMPLES / "README.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+# links
+
+
+def anchors_of(text):
+    """The anchors that GitHub gives to a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", DOCUMENTS[path]):
+        if not target.startswith("https://"):
+            file, _, anchor = target.partition("#")
+            linked = (path.parent / file).resolve() if file else path
+            assert linked.is_file(), target
+            assert not anchor or anchor in anchors_of(linked.read_text(encoding="utf-8")), target

@@ -1,4 +1,4 @@
-"""Saved and loaded, the next training step is the same, bit for bit."""
+"""A model that was saved and loaded has the same next training step, bit for bit."""
 
 import inspect
 import json
@@ -25,7 +25,7 @@ METHODS = ("encode", "decode", "grid", "num_frames")
 
 
 def next_step(module, loss):
-    """The loss, and the weights after it, of one training step."""
+    """The loss of one training step, and the weights after it."""
     torch.manual_seed(5)
     module.train()
     losses = train(module, loss, 1)
@@ -43,7 +43,7 @@ def own_quantizer():
 
 
 class OwnTokenizer(torch.nn.Module):
-    """Another tokenizer: the tiny one inside."""
+    """A tokenizer of the user's own, which calls the tiny CViViT."""
 
     codebook_size = 32
 
@@ -56,22 +56,20 @@ class OwnTokenizer(torch.nn.Module):
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_a_tokenizer_goes_on_as_if_nothing_had_been(quantizer, tmp_path):
-    model, clip = (
-        tiny_cvivit(quantizer=quantizer, quantizer_kwargs=QUANTIZERS[quantizer]),
-        torch.rand(2, 3, 5, 16, 16),
-    )
+def test_a_loaded_tokenizer_trains_on_the_same(quantizer, tmp_path):
+    model = tiny_cvivit(quantizer=quantizer, quantizer_kwargs=QUANTIZERS[quantizer])
+    clip = torch.rand(2, 3, 5, 16, 16)
     train(model, lambda: model(clip), 3)
     model.save_pretrained(tmp_path)
     loaded = CViViT.from_pretrained(tmp_path)
     assert same_state(model.state_dict(), loaded.state_dict())
     assert torch.equal(model.encode(clip), loaded.encode(clip))
     assert_same_next_step(model, loaded, clip)
-    assert not same_state(loaded.state_dict(), CViViT.from_pretrained(tmp_path).state_dict())  # it did train
+    assert not same_state(loaded.state_dict(), CViViT.from_pretrained(tmp_path).state_dict())  # the step did change it
 
 
 @pytest.mark.parametrize("dim_context", [None, 12])
-def test_a_maskgit_goes_on_as_if_nothing_had_been(dim_context, tmp_path):
+def test_a_loaded_maskgit_trains_on_the_same(dim_context, tmp_path):
     model = tiny_maskgit(dim_context=dim_context, ff_dropout=0.1, schedule="linear", label_smoothing=0.1)
     batch = (torch.randint(0, 32, (2, 6, 2, 2)), *((torch.randn(2, 3, 12),) if dim_context else ()))
     train(model, lambda: model(*batch), 3)
@@ -81,7 +79,7 @@ def test_a_maskgit_goes_on_as_if_nothing_had_been(dim_context, tmp_path):
     assert_same_next_step(model, loaded, *batch)
 
 
-def test_the_whole_goes_on_as_if_nothing_had_been(tmp_path):
+def test_a_loaded_phenaki_trains_on_the_same(tmp_path):
     model, videos = tiny_phenaki(), torch.rand(2, 3, 11, 16, 16)
     train(model, lambda: model(videos, texts=["a", "b"]), 2)
     model.save_pretrained(tmp_path)
@@ -115,13 +113,13 @@ def test_config_json_holds_the_constructors_arguments(tmp_path):
 
 
 @pytest.mark.parametrize("build", [tiny_cvivit, tiny_maskgit, tiny_token_critic])
-def test_every_argument_of_the_constructor_is_kept(build):
+def test_every_argument_of_the_constructor_is_in_the_config(build):
     module = build()
     arguments = inspect.signature(type(module).__init__).parameters
     assert sorted(module.config) == sorted(name for name in arguments if name != "self")
 
 
-def test_the_name_of_the_text_encoder_is_kept_and_nothing_loaded(tmp_path):
+def test_a_t5_encoder_is_saved_by_its_name_and_is_not_loaded(tmp_path):
     maskgit = tiny_maskgit(dim_context=512)
     Phenaki(
         cvivit=tiny_cvivit(), maskgit=maskgit, text_encoder=T5TextEncoder("t5-small", max_length=7)
@@ -131,12 +129,12 @@ def test_the_name_of_the_text_encoder_is_kept_and_nothing_loaded(tmp_path):
     assert loaded.text_encoder.max_length == 7
 
 
-def test_without_texts_there_is_no_encoder_to_keep(tmp_path):
+def test_an_unconditional_model_has_no_text_encoder_after_loading(tmp_path):
     tiny_phenaki(dim_context=None).save_pretrained(tmp_path)
     assert Phenaki.from_pretrained(tmp_path).text_encoder is None
 
 
-def test_ones_own_text_encoder_has_to_be_given_again(tmp_path):
+def test_the_users_own_text_encoder_has_to_be_given_again(tmp_path):
     tiny_phenaki().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"needs \['text_encoder'\].*got nothing"):
         Phenaki.from_pretrained(tmp_path)
@@ -144,7 +142,7 @@ def test_ones_own_text_encoder_has_to_be_given_again(tmp_path):
         Phenaki.from_pretrained(tmp_path, text_encoder=WordEncoder(), cvivit=tiny_cvivit())
 
 
-def test_ones_own_tokenizer_has_to_be_given_again(tmp_path):
+def test_the_users_own_tokenizer_has_to_be_given_again(tmp_path):
     tokenizer = OwnTokenizer()
     tiny_phenaki(cvivit=tokenizer).save_pretrained(tmp_path)
     assert not (tmp_path / "cvivit").exists()
@@ -157,7 +155,7 @@ def test_ones_own_tokenizer_has_to_be_given_again(tmp_path):
         Phenaki.from_pretrained(tmp_path, **given, quantizer=own_quantizer())
 
 
-def test_ones_own_critic_has_to_be_given_again(tmp_path):
+def test_the_users_own_critic_has_to_be_given_again(tmp_path):
     class Own(TokenCritic):
         pass
 
@@ -168,7 +166,7 @@ def test_ones_own_critic_has_to_be_given_again(tmp_path):
         Phenaki.from_pretrained(tmp_path)
 
 
-def test_ones_own_quantizer_has_to_be_given_again(tmp_path):
+def test_the_users_own_quantizer_has_to_be_given_again(tmp_path):
     model, clip = tiny_cvivit(quantizer=own_quantizer()), torch.rand(2, 3, 5, 16, 16)
     train(model, lambda: model(clip), 2)
     model.save_pretrained(tmp_path / "cvivit")
@@ -177,23 +175,23 @@ def test_ones_own_quantizer_has_to_be_given_again(tmp_path):
     loaded = CViViT.from_pretrained(tmp_path / "cvivit", quantizer=own_quantizer())
     assert torch.equal(loaded.encode(clip), model.encode(clip))
     assert_same_next_step(model, loaded, clip)
-    tiny_phenaki(cvivit=model).save_pretrained(tmp_path / "whole")
+    tiny_phenaki(cvivit=model).save_pretrained(tmp_path / "phenaki")
     with pytest.raises(ValueError, match=r"\['quantizer'\]"):
-        Phenaki.from_pretrained(tmp_path / "whole", text_encoder=WordEncoder())
-    whole = Phenaki.from_pretrained(tmp_path / "whole", text_encoder=WordEncoder(), quantizer=own_quantizer())
-    assert torch.equal(whole.cvivit.encode(clip), model.encode(clip))
+        Phenaki.from_pretrained(tmp_path / "phenaki", text_encoder=WordEncoder())
+    loaded = Phenaki.from_pretrained(tmp_path / "phenaki", text_encoder=WordEncoder(), quantizer=own_quantizer())
+    assert torch.equal(loaded.cvivit.encode(clip), model.encode(clip))
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", [CViViT, MaskGit])
-def test_what_is_missing_is_named(kind, missing, tmp_path):
+def test_the_error_names_the_missing_file(kind, missing, tmp_path):
     (tiny_cvivit() if kind is CViViT else tiny_maskgit()).save_pretrained(tmp_path)
     Path(tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError, match=missing):
         kind.from_pretrained(tmp_path)
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path):
+def test_the_error_names_a_missing_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Phenaki.from_pretrained(tmp_path / "nowhere")
 

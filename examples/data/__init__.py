@@ -1,0 +1,1 @@
+"""Data sets, readers and writers of video, and what a training leaves behind."""

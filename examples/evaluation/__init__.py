@@ -1,0 +1,1 @@
+"""How models and tokenizers are measured."""

@@ -1,0 +1,181 @@
+"""The first stage: a CViViT that learns from pixels and, if asked for, perceptual distances and a discriminator.
+
+b = batch · c = channels · f = frames
+"""
+
+import argparse
+import copy
+import math
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from data.media import side_by_side, write_gif, write_sheet
+from data.mixture import Source, stack_clips
+from data.runs import load_tokenizer
+from data.sources import held_out, mixture, sources_of, tokenizer_data
+from evaluation.measures import reconstruction
+from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
+from training.adversarial import DiscriminatorTraining, TokenizerStep
+from training.arguments import fps, recipe_of, scale_of
+from training.loop import fit, save_whole, seconds_per_step
+from training.perceptual import FeatureDistance, classifier, train_classifier
+from training.stage import begin, begin_with, plan_steps, trial_steps, write_plan
+
+WATCHED = 32  # clips that the curves are measured on
+SHOWN = 8  # clips in the pictures
+
+Networks = dict[str, FeatureDistance]  # by the name of their term
+
+
+def train_tokenizer(args: argparse.Namespace) -> None:
+    """The whole stage, from the arguments of train_tokenizer.py: train a tokenizer and write it to --out."""
+    folder = args.out / "tokenizer"
+    args, steps, accelerator = begin(args, folder / "plan.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    sets = tokenizer_data(args)
+    mixed = [source for of_size in sets for source in sources_of(args, of_size)]
+    cvivit = build_tokenizer(args)
+    if args.model is not None:
+        begin_with(cvivit, load_tokenizer(Path(args.model)))
+    networks = perceptual_networks(args, accelerator)
+    if steps is None:
+        steps = plan_steps(args, accelerator, timed(args, accelerator, copy.deepcopy(cvivit), networks, mixed))
+        if accelerator.is_main_process:
+            write_plan(folder / "plan.json", args, steps)
+    set_seed(args.seed)  # a resumed run has drawn fewer random numbers up to here
+    videos, _ = held_out(args, sets[0], WATCHED)
+    cvivit, adversary = trained(args, accelerator, cvivit, networks, mixed, videos, steps)
+    if accelerator.is_main_process:
+        show_reconstructions(args, cvivit, videos[:SHOWN].to(accelerator.device))
+        cvivit.save_pretrained(args.out / "model" / "cvivit")
+        if adversary is not None:
+            adversary.discriminator.save_pretrained(args.out / "discriminator")
+    accelerator.wait_for_everyone()  # so that no process looks for the files before they are written
+
+
+def build_tokenizer(args: argparse.Namespace) -> CViViT:
+    """An untrained tokenizer that sees as many time steps of the past as its clips have."""
+    fsq = args.quantizer == "fsq"
+    cvivit = CViViT(
+        dim=args.dim,
+        image_size=args.size,
+        patch_size=args.patch_size,
+        temporal_patch_size=args.temporal_patch_size,
+        spatial_depth=args.spatial_depth,
+        temporal_depth=args.temporal_depth,
+        heads=max(1, args.dim // 32),
+        dim_head=32,
+        codebook_size=math.prod(args.levels) if fsq else args.codebook_size,
+        code_dim=len(args.levels) if fsq else 32,
+        quantizer=args.quantizer,
+        quantizer_kwargs={"levels": args.levels} if fsq else None,
+        temporal_window=1 + (args.frames - 1) // args.temporal_patch_size,
+    )
+    try:
+        cvivit.grid(args.frames)
+    except ValueError as error:
+        raise SystemExit(f"--frames does not fit: {error}") from error
+    checkpoint_activations(cvivit, args.checkpoint_activations)
+    return cvivit
+
+
+def collate_videos(items: list[dict]) -> dict[str, Tensor]:
+    """Items of the data sets -> arguments of the loss."""
+    return {"video": stack_clips(items)[0]}
+
+
+@torch.no_grad()
+def watch_tokenizer(cvivit: CViViT, videos: Tensor) -> dict[str, float]:
+    """The measures in the curves."""
+    cvivit.eval()
+    return reconstruction(cvivit, videos.to(cvivit.encoder.to_code.weight.device))
+
+
+def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> Networks:
+    """The networks whose term has a weight, trained on the labels of moving shapes; a resumed run reads them."""
+    networks = {}
+    for name, frames in (("image_perceptual", 1), ("video_perceptual", args.frames)):
+        if getattr(args, name) <= 0:
+            continue
+        path = args.out / f"{name}.pt"
+        if args.resume and path.is_file():
+            network = classifier(frames)
+            network.load_state_dict(torch.load(path, weights_only=True))
+        else:
+            network, right = train_classifier(args.size, frames=frames, steps=args.perceptual_steps, seed=args.seed)
+            accelerator.print(f"the network of {name} is right about {right:.1%} of its labels")
+            if accelerator.is_main_process:
+                save_whole(path, network.state_dict())
+        networks[name] = FeatureDistance(network)
+    return networks
+
+
+def build_step(
+    args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, networks: Networks, *, steps: int, start: int
+) -> tuple[TokenizerStep, DiscriminatorTraining | None]:
+    """The tokenizer's loss and, with --adversarial, the training of a discriminator that starts at step `start`."""
+    if args.compile:
+        cvivit.encoder.compile()
+        cvivit.decoder.compile()
+    weights = LossWeights(
+        image_perceptual=args.image_perceptual, video_perceptual=args.video_perceptual, adversarial=0.0
+    )
+    if not args.adversarial:
+        return TokenizerStep(cvivit, weights=weights, **networks), None
+    discriminator = Discriminator(image_size=args.size, dim=args.discriminator_dim, r1_weight=args.r1_weight)
+    step = TokenizerStep(cvivit, weights=weights, discriminator=discriminator, **networks)
+    recipe = recipe_of(args, steps - start)._replace(optimizer="adamw", lr=args.discriminator_lr)
+    ramp = int(args.adversarial_ramp * steps)
+    options = {"ratio": args.adversarial, "start": start, "ramp": ramp, "frames": args.judged_frames}
+    return step, DiscriminatorTraining(accelerator, discriminator, step, recipe, **options)
+
+
+def timed(
+    args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, networks: Networks, mixed: list[Source]
+) -> float:
+    """Seconds of a step, with the discriminator if there is one. It changes the tokenizer."""
+    steps = trial_steps(args)
+    step, adversary = build_step(args, accelerator, cvivit, networks, steps=steps, start=0)
+    batches = mixture(args, mixed, collate_videos, accelerator, steps)
+    return seconds_per_step(accelerator, step, batches, recipe_of(args, steps), adversary)
+
+
+def trained(
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    cvivit: CViViT,
+    networks: Networks,
+    mixed: list[Source],
+    videos: Tensor,
+    steps: int,
+) -> tuple[CViViT, DiscriminatorTraining | None]:
+    """The moving average of the trained tokenizer, and the discriminator's training if there was one."""
+    start = int(args.adversarial_start * steps)
+    step, adversary = build_step(args, accelerator, cvivit, networks, steps=steps, start=start)
+    cvivit = fit(
+        "tokenizer",
+        accelerator,
+        step,
+        cvivit,
+        mixture(args, mixed, collate_videos, accelerator, steps),
+        recipe_of(args, steps),
+        args.out / "tokenizer",
+        evaluate=partial(watch_tokenizer, videos=videos),
+        resume=args.resume,
+        workers=args.workers,
+        adversary=adversary,
+    )
+    return cvivit.eval(), adversary
+
+
+def show_reconstructions(args: argparse.Namespace, cvivit: CViViT, videos: Tensor) -> None:
+    """Write clips and their reconstructions as PNG and GIF."""
+    folder, rebuilt, videos = args.out / "tokenizer", cvivit.reconstruct(videos).float().cpu(), videos.cpu()
+    rows = [row for original, copied in zip(videos, rebuilt) for row in (("original", original), ("", copied))]
+    write_sheet(folder / "reconstructions.png", rows, columns=args.frames, scale=scale_of(args))
+    write_gif(folder / "reconstructions.gif", side_by_side(videos, rebuilt), fps(args), scale_of(args))

@@ -1,0 +1,1 @@
+"""Conditions of a generation: texts and their embeddings."""

@@ -1,0 +1,63 @@
+"""Texts: embeddings for a conditional model, from captions and an encoder, or given.
+
+b = batch · m = text tokens · d = width of the embeddings
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from phenaki_pytorch.conditions.t5 import T5TextEncoder
+from phenaki_pytorch.core.contracts import TextEncoder
+
+
+class Texts:
+    """An encoder and the width of its embeddings; `dim` None for a model that reads no text.
+
+    This is not a module, so that the encoder's weights are no part of the model that holds it. Raises ValueError where
+    the encoder has a `dim` and it is another.
+    """
+
+    def __init__(self, encoder: str | TextEncoder, dim: int | None):
+        if isinstance(encoder, str):
+            encoder = T5TextEncoder(encoder)
+        self.encoder = encoder if dim is not None else None
+        width = getattr(self.encoder, "dim", None)
+        if isinstance(width, int) and width != dim:
+            raise ValueError(f"the text encoder is {width} wide, maskgit's dim_context is {dim}")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the encoder is a T5TextEncoder, which is moved along and saved by name, unlike the user's own."""
+        return isinstance(self.encoder, T5TextEncoder)
+
+    def config(self, given: str) -> dict | str | None:
+        """What is saved; `given` stands for an encoder of the user's own."""
+        if self.is_ours:
+            return {"name": self.encoder.name, "max_length": self.encoder.max_length}
+        return None if self.encoder is None else given
+
+    def read(
+        self, texts: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None, like: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Captions, or embeddings (b, m, d) and their mask, bool (b, m) -> both, or None, None without texts.
+
+        Device and dtype are those of `like`. Shapes and values are checked by the model that reads them.
+        """
+        given = (texts is not None) + (embeds is not None)
+        if self.encoder is None:
+            if given:
+                raise ValueError("this model is unconditional: expected neither texts nor text_embeds, got some")
+            return None, None
+        if given != 1:
+            raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
+        if embeds is None:
+            if mask is not None:
+                raise ValueError("text_mask goes with text_embeds, got it with texts")
+            texts = [texts] if isinstance(texts, str) else list(texts)
+            if not texts:
+                raise ValueError("texts must not be empty, got none")
+            embeds, mask = self.encoder(texts)
+            if len(embeds) != len(texts):
+                raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
+        return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)

@@ -1,0 +1,77 @@
+"""Checks of arguments: ids, masks, batches, sizes.
+
+Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
+"""
+
+import torch
+from torch import Tensor
+
+
+def free_to_look(values: Tensor) -> bool:
+    """Whether values can be read without waiting for a device or breaking a compiled graph."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_ids(ids: Tensor, codebook_size: int, *, values: bool = False) -> None:
+    """Refuse what is not int64 (b, t, h, w) in [0, codebook_size)."""
+    if ids.ndim != 4 or ids.dtype != torch.int64 or 0 in ids.shape:
+        raise ValueError(f"ids must be int64 (b, t, h, w), none empty, got {ids.dtype} {tuple(ids.shape)}")
+    if (values or free_to_look(ids)) and (ids.min() < 0 or ids.max() >= codebook_size):
+        raise ValueError(
+            f"ids must lie in [0, {codebook_size}), got values from {ids.min().item()} to {ids.max().item()}"
+        )
+
+
+def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = False) -> None:
+    """Refuse what is not bool of the shape (b, ...), and a sample that is all False."""
+    check_bool(name, mask, shape)
+    if (values or free_to_look(mask)) and not mask.flatten(1).any(dim=1).all():
+        raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
+
+
+def check_bool(name: str, mask: Tensor, shape: torch.Size) -> None:
+    """Refuse what is not bool of the shape."""
+    if mask.dtype != torch.bool or mask.shape != shape:
+        raise ValueError(f"{name} must be bool {tuple(shape)}, got {mask.dtype} {tuple(mask.shape)}")
+
+
+def check_same(module: object, other: object, *names: str, message: str) -> None:
+    """Refuse modules that differ in an attribute; `message`: "the critic's {} must be maskgit's", say."""
+    for name in names:
+        got, expected = getattr(module, name), getattr(other, name)
+        if got != expected:
+            raise ValueError(f"{message.format(name)}, {expected}, got {got}")
+
+
+def check_at_least(least: int, **sizes: int | None) -> None:
+    """Refuse sizes below `least`; None is not checked."""
+    for name, size in sizes.items():
+        if size is not None and size < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def check_probabilities(**probabilities: float) -> None:
+    """Refuse what does not lie in [0, 1]."""
+    for name, probability in probabilities.items():
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {probability}")
+
+
+def batch_of(batch_size: int, context: Tensor | None) -> int:
+    """How many samples to generate: the context's batch, or without a context what is asked for."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if context is None or len(context) == batch_size:
+        return batch_size
+    if batch_size != 1:
+        raise ValueError(f"batch_size is {batch_size}, the context has a batch of {len(context)}")
+    return len(context)
+
+
+def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """One number for both, or (height, width)."""
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"a size must be one number or (height, width), got {tuple(size)}")
+    return tuple(size)

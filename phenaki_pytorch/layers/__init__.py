@@ -1,0 +1,1 @@
+"""The layers that first and second stages are made of."""

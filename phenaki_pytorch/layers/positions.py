@@ -1,0 +1,82 @@
+"""Positions on a (t, h, w) grid: rotary angles (relative) and learned per-axis tables (absolute).
+
+Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864) rotate queries and keys by angles that grow with
+their position, so attention depends on relative positions only and one set of weights works at any length and size.
+Alone they cannot tell identical tokens apart: where all ids are [MASK], every position looks the same. MaskGit
+therefore adds `LearnedPositions`.
+
+n = number of positions, the product of the grid's axes · d = width
+"""
+
+from math import prod
+
+import torch
+from einops import repeat
+from torch import Tensor, nn
+
+# The slowest angle grows by little more than 1/100 radian per position: axes here have tens of positions.
+THETA = 100.0
+
+
+def rotary(grid: tuple[int, ...], dim_head: int, device: torch.device) -> Tensor:
+    """Cosine and sine of the rotary angles of every position of a grid in raster order, float32 (n, dim_head / 2, 2).
+
+    Each axis gets the same number of channel pairs; pairs that are left over are not rotated.
+    """
+    check_dim_head(dim_head, axes=len(grid))
+    pairs = dim_head // 2 // len(grid)
+    # Double precision where there is one: a float32 angle is off by 1e-4 radian after some thousand positions.
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    frequencies = THETA ** -(torch.arange(pairs, device=device, dtype=dtype) / pairs)
+    angles = torch.zeros(prod(grid), dim_head // 2, device=device, dtype=dtype)
+    for axis, coordinate in enumerate(_coordinates(grid, device)):
+        angles[:, axis * pairs : (axis + 1) * pairs] = coordinate[:, None] * frequencies
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).float()
+
+
+def check_dim_head(dim_head: int, *, axes: int) -> None:
+    """Refuse a width of heads without a channel pair for each axis."""
+    if dim_head % 2 or dim_head // 2 < axes:
+        raise ValueError(
+            f"rotary positions over {axes} axes need an even dim_head of at least {2 * axes}, got {dim_head}"
+        )
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate the channel pairs (2i, 2i + 1) of x (..., n, heads, e) by the angles of `rotary`, (n, e / 2, 2).
+
+    A pair is a complex number, and one complex product rotates it: one pass over memory. There are no complex numbers
+    in bfloat16 and float16, which are rotated in float32.
+    """
+    pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
+    rotary = rotary.to(pairs.dtype)[..., None, :, :]  # the same for all heads
+    if torch.compiler.is_compiling() or x.device.type == "mps":  # no fast kernels for complex numbers
+        (a, b), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
+        rotated = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    else:
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return rotated.flatten(-2).to(x.dtype)
+
+
+class LearnedPositions(nn.Module):
+    """One learned table per axis, summed: (t, h, w) -> (n, d) in raster order, for grids up to `grid`."""
+
+    def __init__(self, dim: int, grid: tuple[int, ...]):
+        super().__init__()
+        self.grid = grid
+        self.tables = nn.ParameterList(nn.Parameter(torch.randn(length, dim)) for length in grid)
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        if len(grid) != len(self.grid) or any(got > most for got, most in zip(grid, self.grid)):
+            raise ValueError(f"the grid must fit into the tables, {self.grid}, got {grid}")
+        coordinates = _coordinates(grid, self.tables[0].device)
+        return sum(table[coordinate] for table, coordinate in zip(self.tables, coordinates))
+
+
+def _coordinates(grid: tuple[int, ...], device: torch.device) -> list[Tensor]:
+    """The coordinate of every position along each axis, in raster order: one int64 tensor (n,) per axis."""
+    coordinates = []
+    for axis, length in enumerate(grid):
+        before, after = prod(grid[:axis]), prod(grid[axis + 1 :])
+        coordinates.append(repeat(torch.arange(length, device=device), "i -> (b i a)", b=before, a=after))
+    return coordinates

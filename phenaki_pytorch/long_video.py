@@ -1,0 +1,140 @@
+"""Video of any length, window by window: each goes on from the last frames before it, encoded again.
+
+A window is the video of one pass of the prior; its first frames may be given (Phenaki, section 2.3,
+https://arxiv.org/abs/2210.02399). Beside the video itself, one window is in memory at a time.
+
+b = batch · c = channels · f = frames · t, h, w = grid of ids
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
+
+OVERLAP = 5  # frames, the paper's
+
+
+class LongVideo:
+    """The lengths of windows, and videos made of several.
+
+    tokenizer  any module with CViViT's encode, decode, grid and num_frames, which say which lengths it takes
+    grid       (t, h, w) of the ids of a window
+    """
+
+    def __init__(self, tokenizer: nn.Module, grid: tuple[int, int, int]):
+        self.tokenizer, self.grid = tokenizer, grid
+        self.window = tokenizer.num_frames(grid[0])
+
+    def check_overlap(self, overlap: int | None) -> int:
+        """How many frames a window shares with the one before.
+
+        None is the paper's 5, or the most below that which the tokenizer takes and which leaves room for new frames.
+        Raises ValueError for a number that does not fit.
+        """
+        fitting = lengths_up_to(self.tokenizer, self.window - 1)
+        if overlap is None and fitting:
+            return max([length for length in fitting if length <= OVERLAP], default=fitting[0])
+        if overlap not in fitting:
+            raise ValueError(
+                f"a window of {self.window} frames can share {fitting or 'none'} of them with the one before, "
+                f"got an overlap of {overlap}"
+            )
+        return overlap
+
+    def check_prime(self, prime_frames: Tensor, batch_size: int) -> Tensor:
+        """Refuse frames that no window can go on from; images (b, c, h, w) come back as (b, c, 1, h, w)."""
+        if prime_frames.ndim == 4:
+            prime_frames = rearrange(prime_frames, "b c h w -> b c 1 h w")
+        if prime_frames.ndim != 5 or 0 in prime_frames.shape or not prime_frames.is_floating_point():
+            raise ValueError(
+                f"prime_frames must be floating point (b, c, f, h, w), or images (b, c, h, w), none empty, "
+                f"got {prime_frames.dtype} {tuple(prime_frames.shape)}"
+            )
+        if len(prime_frames) != batch_size:
+            raise ValueError(f"prime_frames have a batch of {len(prime_frames)}, expected {batch_size}")
+        shortest = self.tokenizer.num_frames(1)
+        if prime_frames.shape[2] < shortest:
+            raise ValueError(f"prime_frames must be at least {shortest} frames, got {prime_frames.shape[2]}")
+        grid = self.tokenizer.grid(shortest, *prime_frames.shape[3:])
+        if grid[1:] != self.grid[1:]:
+            raise ValueError(
+                f"prime_frames must have the size of the window, {self.grid[1:]} ids a frame, "
+                f"got {tuple(prime_frames.shape[3:])} pixels, {grid[1:]} ids"
+            )
+        return prime_frames
+
+    def generate(
+        self,
+        sample: Callable[[Tensor | None], Tensor],
+        num_frames: int,
+        *,
+        prime_frames: Tensor | None = None,
+        overlap: int | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield new frames, (b, c, f, h, w) in [0, 1], of one window after the other, until there are `num_frames`.
+
+        sample        a callable: ids of the first time steps, (b, s, h, w), or None -> ids of a window, (b, t, h, w)
+        prime_frames  (b, c, f, h, w) to go on from: the last ones, as many as the tokenizer takes and the window has
+                      room for; from longer ones the last `overlap`
+        overlap       see `check_overlap`
+
+        Raises ValueError, before anything is sampled, where a further window is needed and the overlap does not fit.
+        """
+        known = 0 if prime_frames is None else prime_frames.shape[2]
+        if known >= self.window or self._kept(known, 0) + num_frames > self.window:
+            overlap = self.check_overlap(overlap)
+        return self._windows(sample, num_frames, prime_frames, overlap or 0)
+
+    def _windows(
+        self, sample: Callable[[Tensor | None], Tensor], num_frames: int, recent: Tensor | None, overlap: int
+    ) -> Iterator[Tensor]:
+        made = 0
+        while made < num_frames:
+            kept = self._kept(0 if recent is None else recent.shape[2], overlap)
+            ids = sample(self.tokenizer.encode(recent[:, :, -kept:]) if kept else None)
+            new = self.tokenizer.decode(ids)[:, :, kept:].clamp(0, 1)
+            recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
+            made += new.shape[2]
+            yield new[:, :, : new.shape[2] - max(0, made - num_frames)]
+
+    def _kept(self, known: int, overlap: int) -> int:
+        """How many of the known frames the next window begins with."""
+        usable = usable_frames(self.tokenizer, min(known, self.window))
+        return usable if usable < self.window else overlap
+
+
+def concatenated(parts: Iterator[Tensor], num_frames: int) -> Tensor:
+    """One video (b, c, num_frames, h, w) of its parts, each copied as it is made, so that none is in memory twice."""
+    video, done = None, 0
+    for part in parts:
+        if part.shape[2] == num_frames:
+            return part
+        if video is None:
+            video = part.new_empty(*part.shape[:2], num_frames, *part.shape[3:])
+        video[:, :, done : done + part.shape[2]] = part
+        done += part.shape[2]
+    assert done == num_frames
+    return video
+
+
+def check_scenes(
+    scenes: Sequence[str] | Sequence[Sequence[str]], num_frames: int | Sequence[int]
+) -> tuple[list[list[str]], list[int]]:
+    """Stories, scene by scene: the prompts of all of them, and the number of new frames."""
+    if isinstance(scenes, str):
+        raise TypeError(f"scenes must be a list of prompts, got one str, {scenes!r}")
+    if len(scenes) == 0:
+        raise ValueError("a story needs at least 1 scene, got 0")
+    stories = [list(scenes)] if isinstance(scenes[0], str) else [list(story) for story in scenes]
+    lengths = sorted({len(story) for story in stories})
+    if len(lengths) > 1 or lengths[0] == 0:
+        raise ValueError(f"stories need equally many scenes, at least 1, got {lengths}")
+    counts = [num_frames] * lengths[0] if isinstance(num_frames, int) else list(num_frames)
+    if len(counts) != lengths[0]:
+        raise ValueError(f"expected one num_frames for each of {lengths[0]} scenes, got {len(counts)}")
+    if min(counts) < 1:
+        raise ValueError(f"num_frames must be at least 1, got {min(counts)}")
+    return [list(prompts) for prompts in zip(*stories)], counts

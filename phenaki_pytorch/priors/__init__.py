@@ -1,0 +1,1 @@
+"""Second stages over ids: how they learn and how they sample."""

@@ -1,0 +1,207 @@
+"""MaskGIT's parallel decoding, as functions over any callable that gives logits.
+
+MaskGIT (Chang et al. 2022, https://arxiv.org/abs/2202.04200) samples all masked tokens at once, keeps those with the
+highest confidence, masks the others again, and repeats; the share that stays masked follows a schedule. The confidence
+is a callable: the model's own, as in MaskGIT, or a critic's (Lezama et al. 2022, https://arxiv.org/abs/2209.04439),
+which looks at all tokens and can have earlier ones masked again.
+
+b = batch · n = tokens · p = masked tokens of the batch · k = number of codes
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypedDict, get_type_hints
+
+import torch
+import torch.nn.functional as F
+from beartype import BeartypeConf
+from beartype.door import die_if_unbearable
+from torch import Tensor
+
+from phenaki_pytorch.priors.masking import check_schedule, mask_share, uniform
+
+# ids (b, n), mask (b, n) and the number of the step -> logits (p, k) of the masked ids, in order
+Logits = Callable[[Tensor, Tensor, int], Tensor]
+# ids (b, n) -> logits (b, n) of each being wrong
+CriticLogits = Callable[[Tensor], Tensor]
+# ids (b, n), their log-probabilities (b, n), inf where known before this step, and progress -> confidence (b, n)
+Confidence = Callable[[Tensor, Tensor, float], Tensor]
+Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How to sample. What is not given is as in `DEFAULTS`, the paper's.
+
+    steps        passes of parallel decoding
+    cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, the paper's λ is s − 1
+    temperature  scale of the Gumbel noise on the confidence, annealed to 0; not a softmax temperature
+    token_temperature  softmax temperature of the tokens: a number, or that of the first step and of the last
+    critic_scale   guidance of the critic, as `cond_scale`
+    guide_every    null is computed in every n-th step, the first included; the steps between use cond − null of when
+                   a token was last masked
+    critic_inline  a SelfCritic reads the known ids in the very pass that fills in the masked ones, without a pass of
+                   its own; ids just sampled have their log-probability as confidence until the next step
+    generator      source of all randomness; on the model's device
+    progress       tqdm, or anything that wraps the steps
+    """
+
+    steps: int
+    cond_scale: float
+    temperature: float
+    token_temperature: float | Sequence[float]
+    critic_scale: float
+    guide_every: int
+    critic_inline: bool
+    generator: torch.Generator | None
+    progress: Progress | None
+
+
+DEFAULTS = SamplingOptions(
+    steps=24,
+    cond_scale=7.0,
+    temperature=4.0,
+    token_temperature=1.0,
+    critic_scale=1.0,
+    guide_every=1,
+    critic_inline=False,
+    generator=None,
+    progress=None,
+)
+
+
+def sampling_options(given: SamplingOptions) -> SamplingOptions:
+    """All options, those not given by default. TypeError for unknown names and wrong kinds, ValueError for values."""
+    if unknown := sorted(given.keys() - DEFAULTS.keys()):
+        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(DEFAULTS)}")
+    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
+    hints = get_type_hints(SamplingOptions)
+    for name, value in given.items():
+        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
+    options = DEFAULTS | given
+    check_scales(**{name: options[name] for name in ("cond_scale", "temperature", "critic_scale")})
+    for name in ("steps", "guide_every"):
+        if options[name] < 1:
+            raise ValueError(f"{name} must be at least 1, got {options[name]}")
+    ends = first_and_last(options["token_temperature"])
+    if len(ends) != 2 or not all(0 < end < math.inf for end in ends):
+        raise ValueError(f"token_temperature must be above 0, or two such numbers, got {options['token_temperature']}")
+    if options["critic_inline"] and options["critic_scale"] != 1:
+        raise ValueError(f"with critic_inline, critic_scale must be 1, got {options['critic_scale']}")
+    return options
+
+
+def check_scales(**scales: float) -> None:
+    """Refuse, with a ValueError, what is not finite or below 0."""
+    for name, scale in scales.items():
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {scale}")
+
+
+def first_and_last(value: float | Sequence[float]) -> tuple[float, ...]:
+    """The value at the first step and at the last."""
+    return tuple(value) if isinstance(value, Sequence) else (value, value)
+
+
+# confidence
+
+
+def by_confidence(temperature: float, generator: torch.Generator | None = None) -> Confidence:
+    """MaskGIT's: the log-probability plus Gumbel noise, `temperature` · (1 − progress) times.
+
+    Known tokens have infinite confidence and are never masked again.
+    """
+    return lambda ids, log_probs, progress: log_probs + temperature * (1 - progress) * gumbel(log_probs, generator)
+
+
+def by_critic(critic_logits: CriticLogits, temperature: float, generator: torch.Generator | None = None) -> Confidence:
+    """The critic's log-probability that an id is right, with the noise of `by_confidence`, for known ids as well."""
+    with_noise = by_confidence(temperature, generator)
+    return lambda ids, log_probs, progress: with_noise(ids, F.logsigmoid(-critic_logits(ids).float()), progress)
+
+
+def gumbel(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Gumbel(0, 1) noise of the shape and device of a float32 tensor."""
+    exponential = -uniform(like.shape, like.device, generator).clamp(min=1e-20).log()
+    return -exponential.clamp(min=1e-20).log()
+
+
+# decoding
+
+
+@torch.no_grad()
+def parallel_decode(
+    logits: Logits,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    confidence: Confidence,
+    steps: int,
+    token_temperature: float | Sequence[float] = 1.0,
+    schedule: str = "cosine",
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Fill in the masked ids in `steps` passes, as google-research/maskgit's parallel_decode.py does.
+
+    logits      callable (ids (b, n), mask (b, n), step) -> logits (p, k) of the masked ids; what `ids` holds at
+                masked positions must not matter to it
+    ids         int64 (b, n); those that are not masked are given and never change
+    mask        bool (b, n), True where an id is to be sampled
+    confidence  which ids to keep, `by_confidence` or `by_critic`
+    schedule    the share that stays masked, a key of `SCHEDULES`
+    other arguments  as in `SamplingOptions`
+
+    Of U ids masked at first, max(1, ⌊U · γ((step + 1) / steps)⌋) stay masked after a step: those with the lowest
+    confidence. The result is what the last step fills in.
+
+    Returns ids (b, n).
+    """
+    check_schedule(schedule)
+    given, masked_at_first = ~mask, mask.sum(dim=1)
+    first, last = first_and_last(token_temperature)
+    for step in range(steps) if progress is None else progress(range(steps)):
+        divisor = first + (last - first) * step / max(1, steps - 1)
+        # One random number per token, masked or not, so that the result does not depend on how many are masked.
+        chance = uniform(ids.shape, ids.device, generator)
+        sampled, log_probs = sample(logits(ids, mask, step), chance[mask], divisor)
+        if not log_probs.isfinite().all():
+            raise ValueError(f"expected finite logits, got others in sampling step {step}")
+        ids = ids.masked_scatter(mask, sampled)
+        if step + 1 < steps:
+            r = (step + 1) / steps
+            log_probs = torch.full_like(chance, torch.inf).masked_scatter(mask, log_probs)
+            scores = confidence(ids, log_probs, r).masked_fill(given, torch.inf)
+            mask = _lowest(scores, count=_masked_after(masked_at_first, mask, r, schedule))
+    return ids
+
+
+def _masked_after(masked_at_first: Tensor, mask: Tensor, r: float, schedule: str) -> Tensor:
+    """How many ids of each sample stay masked at progress r: at least 1, at least 1 fewer than now, (b,)."""
+    # In double precision, so that cos(π / 3) does not fall below a half.
+    share = mask_share(torch.tensor(r, dtype=torch.float64), schedule).clamp(1e-6, 1).item()
+    return torch.minimum((masked_at_first * share).floor(), mask.sum(dim=1) - 1).clamp(min=1)
+
+
+def _lowest(scores: Tensor, *, count: Tensor) -> Tensor:
+    """The `count` (b,) lowest finite scores of each sample: (b, n) -> bool (b, n)."""
+    rank = scores.argsort(dim=1).argsort(dim=1)
+    return (rank < count[:, None]) & (scores < torch.inf)
+
+
+def sample(logits: Tensor, chance: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Logits (p, k) and uniform numbers (p,) -> ids (p,) sampled from their softmax, and the log-probabilities."""
+    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
+    ids = categorical(log_probs.exp(), chance)
+    return ids, log_probs.gather(-1, ids[..., None])[..., 0]
+
+
+def categorical(probs: Tensor, chance: Tensor) -> Tensor:
+    """Probabilities (..., k), not necessarily normalised, and uniform numbers (...,) in [0, 1) -> ids (...,).
+
+    By inversion of the cumulative sum, with one random number per id.
+    """
+    cumulative = probs.cumsum(dim=-1)
+    total = cumulative[..., -1:]
+    # Rounded up to the total, a number would fall behind the last id; NaN does, and gives the last id.
+    point = torch.minimum(chance[..., None] * total, total.nextafter(total.new_zeros(())))
+    return torch.searchsorted(cumulative, point, right=True)[..., 0].clamp(max=probs.shape[-1] - 1)

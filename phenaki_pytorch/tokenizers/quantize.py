@@ -1,0 +1,152 @@
+"""One face over the quantizers of vector-quantize-pytorch: features -> (quantized, ids, loss), ids -> features.
+
+The default, "vq", is the paper's factorised, l2-normalised codebook (Phenaki, section A.1; ViT-VQGAN,
+https://arxiv.org/abs/2110.04627) with one difference: its codes are moving averages of the features assigned to them
+(van den Oord et al. 2017, appendix A.1), where the paper has the gradient of the codebook term ‖sg(z) − e‖². The
+commitment term β‖z − sg(e)‖², β = 0.25, is the paper's.
+
+All computation is in float32, under autocast too, and the quantizer stays float32 when the module around it is cast.
+
+b = batch · n = tokens · d = code_dim
+"""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+
+from phenaki_pytorch.core.modules import in_eval_mode
+from phenaki_pytorch.tokenizers.quantizer_fixes import codebooks_of, follow_processes, joint_entropy
+
+QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
+CHUNK = 4096  # features whose similarities to all codes are in memory at a time
+
+
+def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
+    """A quantizer by name: "vq", "lfq", "fsq" or "simvq"; `kwargs` go to its constructor, over our defaults.
+
+    Raises ValueError for an unknown name, for "fsq" levels whose product is not the codebook's size, and for "lfq" of
+    a size that is no power of 2.
+    """
+    if quantizer == "vq":
+        # The library's own defaults (decay 0.8, commitment 1, rotation trick) are not the paper's.
+        paper = {"use_cosine_sim": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
+        return VectorQuantize(**{**paper, **kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "lfq":
+        if codebook_size & (codebook_size - 1):
+            raise ValueError(f"the codebook_size of lfq must be a power of 2, got {codebook_size}")
+        return LFQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "simvq":
+        return SimVQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+    if quantizer == "fsq":
+        levels = kwargs.get("levels", (8, 8, 8, 16))
+        if prod(levels) != codebook_size:
+            raise ValueError(
+                f"fsq levels {tuple(levels)} make {prod(levels)} codes, codebook_size is {codebook_size}: "
+                f"pass quantizer_kwargs={{'levels': ...}} whose product is the codebook_size"
+            )
+        return FSQ(**{**kwargs, "levels": list(levels), "dim": dim})
+    raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
+
+
+class Quantizer(nn.Module):
+    """Features to the nearest code and back, always in float32.
+
+    quantizer      a name (see `build_quantizer`), or a module whose call returns (quantized, ids, ...) for
+                   (b, n, d), one id per token, with `codebook_size` and `get_output_from_indices` or
+                   `indices_to_codes`. The averages of a VectorQuantize are made those of all processes
+    dim            width of the features
+    codebook_size  number of codes
+
+    In eval mode the quantizers of vector-quantize-pytorch, except SimVQ, report a loss of 0.
+    """
+
+    def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
+        super().__init__()
+        self.follows_processes = "sync_codebook" not in (kwargs or {})
+        if isinstance(quantizer, str):
+            quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
+        elif kwargs:
+            raise ValueError("quantizer_kwargs go with the name of a quantizer; the given module has its own already")
+        if not hasattr(quantizer, "get_output_from_indices") and not hasattr(quantizer, "indices_to_codes"):
+            raise ValueError(
+                f"a quantizer needs get_output_from_indices or indices_to_codes, {type(quantizer).__name__} has neither"
+            )
+        size = getattr(quantizer, "codebook_size", None)
+        if size != codebook_size:
+            raise ValueError(f"codebook_size is {codebook_size}, the quantizer given has {size}")
+        width = getattr(quantizer, "dim", dim)
+        if width != dim:
+            raise ValueError(f"code_dim is {dim}, the quantizer given is {width} wide")
+        self.codebook_size = codebook_size
+        self.quantizer = quantizer
+        # Whether the codes are to be initialised by the first batch.
+        initialised = [codebook.initted for codebook in codebooks_of(quantizer)]
+        self.initialised_by_data = any(not each.is_meta and not each for each in initialised)
+
+    def _apply(self, fn, recurse=True):
+        """Follow the module around to another device, but not to another dtype.
+
+        In half precision the moving averages lose small steps.
+        """
+
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
+                return moved
+            return tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)
+
+    @torch.compiler.disable
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
+        if self.follows_processes:
+            follow_processes(self.quantizer)
+        with torch.autocast(features.device.type, enabled=False), joint_entropy():
+            quantized, ids, *rest = self.quantizer(features.float())
+        self._check_ids(ids, features)
+        loss = rest[0] if rest else quantized.new_zeros(())  # FSQ has no loss
+        return quantized, ids.long(), loss.float().sum()
+
+    @torch.no_grad()
+    @torch.compiler.disable
+    def ids(self, features: Tensor) -> Tensor:
+        """features (b, n, d) -> ids (b, n), int64, in bounded memory; changes no state, in training mode either.
+
+        Raises ValueError for codes that the first batch has yet to initialise.
+        """
+        b, n, d = features.shape
+        if self.initialised_by_data and not all(codebook.initted for codebook in codebooks_of(self.quantizer)):
+            raise ValueError("the codes are initialised by the first batch of training, and there was none yet")
+        if n == 0:  # not every quantizer takes an empty input, as a stream may have
+            return torch.empty(b, 0, dtype=torch.int64, device=features.device)
+        with in_eval_mode(self.quantizer), torch.autocast(features.device.type, enabled=False):
+            chunks = features.reshape(1, b * n, d).split(CHUNK, dim=1)
+            ids = torch.cat([self._nearest(chunk.float()) for chunk in chunks], dim=1)
+        return ids.reshape(b, n)
+
+    def features(self, ids: Tensor) -> Tensor:
+        """ids (b, n) -> features (b, n, d), float32: what `forward` gives in eval mode ("simvq": within 1e-6)."""
+        with torch.autocast(ids.device.type, enabled=False):
+            if hasattr(self.quantizer, "get_output_from_indices"):
+                return self.quantizer.get_output_from_indices(ids)
+            return self.quantizer.indices_to_codes(ids)
+
+    def _nearest(self, features: Tensor) -> Tensor:
+        plain = isinstance(self.quantizer, VectorQuantize) and not self.quantizer.has_projections
+        if plain and self.quantizer.use_cosine_sim and self.quantizer.heads == 1:
+            # The same ids as those of its own call, without the one-hot matrix of tokens × codes.
+            return (F.normalize(features, dim=-1) @ F.normalize(self.quantizer.codebook, dim=-1).T).argmax(dim=-1)
+        ids = self.quantizer(features)[1].long()
+        self._check_ids(ids, features)
+        return ids
+
+    def _check_ids(self, ids: Tensor, features: Tensor) -> None:
+        if ids.shape != features.shape[:2]:
+            raise ValueError(
+                f"a quantizer must give one id per token, {tuple(features.shape[:2])}, got {tuple(ids.shape)}; "
+                "several heads, codebooks or residuals do not fit"
+            )

@@ -1,0 +1,49 @@
+"""compare_tokenizers.py: a column for each training, clips of any aspect ratio, a sheet and curves."""
+
+import pytest
+import torch
+from PIL import Image
+
+import compare_tokenizers
+from compare_tokenizers import below_best, clips_of, curves_of, height_and_width
+from conftest import tiny_cvivit
+
+
+def run_of(folder, curve):
+    """What a training of a tokenizer writes, without most of its curves."""
+    tiny_cvivit().save_pretrained(folder / "model" / "cvivit")
+    (folder / "tokenizer").mkdir()
+    rows = [f"{200 * (i + 1)},{value}" for i, value in enumerate(curve)]
+    (folder / "tokenizer" / "curves.csv").write_text("\n".join(["step,psnr_others", *rows, ""]))
+    return folder
+
+
+def test_other_aspect_ratios_are_the_centre_of_a_square():
+    options = {"frames": 5, "count": 2, "seed": 0}
+    square, wide, tall = (clips_of(size, **options)[0] for size in ((32, 32), (16, 32), (32, 16)))
+    assert torch.equal(wide, square[..., 8:24, :]) and torch.equal(tall, square[..., 8:24])
+    assert height_and_width("32") == (32, 32) and height_and_width("16x32") == (16, 32)
+
+
+def test_below_best_is_the_best_psnr_minus_the_last(tmp_path):
+    assert below_best(run_of(tmp_path / "fell", [20.0, 26.0, 24.5])) == pytest.approx(1.5)
+    assert below_best(run_of(tmp_path / "rose", [20.0, 26.0])) == 0
+
+
+def test_the_program_writes_a_column_for_each_training_a_sheet_and_curves(tmp_path, capsys):
+    one, two = run_of(tmp_path / "one", [20.0]), run_of(tmp_path / "two", [22.0, 21.0])
+    options = ["--size", "16", "--frames", "9", "--count", "6", "--sizes", "16", "16x24"]
+    sheet, curves = tmp_path / "sheet.png", tmp_path / "curves.png"
+    compare_tokenizers.main([str(one), str(two), *options, "--sheet", str(sheet), "--curves", str(curves)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | one | two |"
+    assert "| ids of a clip | 5×2×2 | 5×2×2 |" in lines
+    assert "| PSNR below the run's best | 0.000 | 1.000 |" in lines
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| PSNR at")}
+    assert set(rows) == {"PSNR at 16×16", "PSNR at 16×24"}
+    width, height = Image.open(sheet).size  # frames of 16 pixels, 16 times larger
+    assert Image.open(curves).size == (500, 350)  # one panel, because these trainings have no other curve
+    assert curves_of([one, two]) == {
+        "PSNR of the other frames, dB": {"one": [(200, 20.0)], "two": [(200, 22.0), (400, 21.0)]},
+    }
+    assert 3 * 256 < width < 3 * 256 + 20 and height > 4 * 256

@@ -1,0 +1,241 @@
+"""generate.py with a tiny untrained model: the files have the stated frames, size and rate."""
+
+import json
+import shutil
+import subprocess
+from argparse import Namespace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from einops import reduce
+from PIL import Image
+
+import generate
+from data.media import write_mp4
+from data.video_folder import read_image, read_video
+from data.word_vectors import WordVectors
+from phenaki_pytorch import CViViT, MaskGit, Phenaki
+
+SAMPLING = {"cond_scale": 3.0, "temperature": 1.0, "token_temperature": (1.2, 0.4)}
+
+
+def tiny(dim_context=64, text_encoder=None):
+    """A window of 9 frames of 16 × 16 pixels."""
+    torch.manual_seed(0)
+    small = {"heads": 2, "dim_head": 16}
+    cvivit = CViViT(
+        dim=32,
+        image_size=16,
+        patch_size=4,
+        temporal_patch_size=2,
+        spatial_depth=1,
+        temporal_depth=1,
+        codebook_size=64,
+        **small,
+    )
+    maskgit = MaskGit(num_tokens=64, grid=cvivit.grid(9), dim=32, depth=1, dim_context=dim_context, **small)
+    return Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=text_encoder or WordVectors())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model's folder with a plan beside it, as train_prior.py leaves them."""
+    out = tmp_path_factory.mktemp("run")
+    tiny().save_pretrained(out / "model")
+    plan = {
+        "steps": 1,
+        "arguments": {"text_encoder": "words", "sampling_steps": 2, **SAMPLING, "fps": None, "stride": 1},
+    }
+    (out / "plan.json").write_text(json.dumps(plan))
+    return out / "model"
+
+
+@pytest.fixture
+def run(model, tmp_path):
+    def run(*words, model=model):
+        generate.main([*map(str, words), "--model", str(model), "--out", str(tmp_path / "out")])
+        return tmp_path / "out.mp4"
+
+    return run
+
+
+def check(path, frames, size, fps):
+    """Both PyAV and, where there is one, ffprobe agree."""
+    video, rate = read_video(path)
+    assert video.shape == (3, frames, size, size) and rate == pytest.approx(fps)
+    if shutil.which("ffprobe"):
+        command = ["ffprobe", "-v", "error", "-count_frames", "-show_streams", "-of", "json", str(path)]
+        [stream] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
+        assert (stream["width"], stream["height"], int(stream["nb_read_frames"])) == (size, size, frames)
+        assert Fraction(stream["avg_frame_rate"]) == Fraction(fps).limit_denominator(1001)
+    return video
+
+
+def test_a_prompt_gives_a_clip_of_one_window(run, tmp_path, capsys):
+    path = run("a red circle moves left", "--scale", 1)
+    check(path, 9, 16, 8)
+    gif, rate = read_video(path.with_suffix(".gif"))
+    assert gif.shape == (3, 9, 16, 16) and rate == pytest.approx(8, rel=0.01)  # a gif counts in 1/100 s
+    with Image.open(path.with_suffix(".png")) as sheet:
+        assert sheet.width >= 9 * 16
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out.gif", "out.mp4", "out.png"]
+    said = capsys.readouterr().out
+    assert "9 frames, 16 × 16, 8 a second" in said and said.count("wrote") == 2
+
+
+def test_pictures_are_enlarged_to_about_128_pixels(run):
+    check(run("a red circle"), 9, 128, 8)
+
+
+def test_prompts_give_a_story(run):
+    check(run("a red circle moves left", "a red circle turns up", "and down"), 9 + 4 + 4, 128, 8)
+    check(run("left", "up", "--overlap", 3), 9 + 6, 128, 8)
+    check(run("left", "up", "--frames", 3, "--fps", 12.5), 6, 128, 12.5)
+    check(run("left", "up", "--frames", 20, 1), 21, 128, 8)
+
+
+def test_the_story_is_the_librarys(run, model):
+    video = check(run("left", "up", "--seed", 3), 13, 128, 8)
+    video = reduce(video, "c f (h sh) (w sw) -> c f h w", "mean", sh=8, sw=8)
+    phenaki = Phenaki.from_pretrained(model, text_encoder=WordVectors())
+    generator = torch.Generator().manual_seed(3)
+    sampling = {"steps": 2, **SAMPLING, "generator": generator}
+    expected, other = (
+        phenaki.generate_story(["left", "up"], num_frames=[9, 4], overlap=5, **sampling)[0][0] for _ in range(2)
+    )
+    # The error of the compression is small beside the difference of two samples.
+    assert (video - expected).abs().mean() < (video - other).abs().mean() / 5
+
+
+def test_a_picture_is_the_first_frame(run, tmp_path):
+    picture = tmp_path / "given" / "picture.png"
+    picture.parent.mkdir()
+    Image.radial_gradient("L").convert("RGB").resize((40, 24)).save(picture)
+    video = check(run("it moves", "--image", picture, "--scale", 1), 9, 16, 8)
+    assert (video[:, 0] - read_image(picture, 16)).abs().mean() < 0.03
+
+
+def ramp(frames, size):
+    return torch.linspace(0, 1, frames)[None, :, None, None].expand(3, frames, size, size)
+
+
+def test_a_video_is_continued_at_its_own_rate(run, tmp_path):
+    given = ramp(12, 32)
+    write_mp4(tmp_path / "given.mp4", given, 24)
+    video = check(run("it goes on", "--video", tmp_path / "given.mp4", "--scale", 1), 5 + 4, 16, 24)
+    assert (video[:, :5].mean(dim=(0, 2, 3)) - given[:, 7:].mean(dim=(0, 2, 3))).abs().max() < 0.02
+    check(run("on", "and on", "--video", tmp_path / "given.mp4", "--fps", 10), 5 + 4 + 4, 128, 10)
+
+
+def test_a_short_video_gives_as_many_frames_as_fit(run, tmp_path):
+    write_mp4(tmp_path / "given.mp4", ramp(4, 32), 24)
+    check(run("it goes on", "--video", tmp_path / "given.mp4"), 3 + 6, 128, 24)
+
+
+def test_a_video_is_read_at_the_rate_of_the_training(model, run, tmp_path):
+    shutil.copytree(model, tmp_path / "run" / "model")
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({"arguments": {"fps": 6.0, "sampling_steps": 2}}))
+    given = ramp(40, 32)
+    write_mp4(tmp_path / "given.mp4", given, 24)
+    video = check(
+        run("on", "--video", tmp_path / "given.mp4", "--scale", 1, model=tmp_path / "run" / "model"), 9, 16, 6
+    )
+    steps = video[0, :5].mean(dim=(1, 2)).diff()
+    assert (steps - 4 / 39).abs().max() < 0.02
+
+
+def test_several_samples_give_several_files(run, tmp_path):
+    run("a red circle", "--count", 3, "--scale", 2)
+    videos = [check(tmp_path / f"out-{number}.mp4", 9, 32, 8) for number in (1, 2, 3)]
+    assert not torch.equal(videos[0], videos[1])
+    assert len(list(tmp_path.iterdir())) == 7
+
+
+def test_no_plan_is_needed(model, run, tmp_path):
+    shutil.copytree(model, tmp_path / "alone")
+    check(run("a red circle", "--steps", 2, model=tmp_path / "alone"), 9, 128, 8)
+
+
+def test_an_unconditional_model_takes_no_prompts(run, tmp_path):
+    tiny(dim_context=None).save_pretrained(tmp_path / "free")
+    check(run("--steps", 2, "--frames", 12, model=tmp_path / "free"), 12, 128, 8)
+    with pytest.raises(SystemExit, match="no prompts, as the model is unconditional, got 1"):
+        run("a red circle", model=tmp_path / "free")
+
+
+def test_odd_sizes_are_enlarged_to_even_ones(run, tmp_path):
+    size = {"image_size": 25, "patch_size": 5, "temporal_patch_size": 2, "spatial_depth": 1, "temporal_depth": 0}
+    cvivit = CViViT(dim=32, codebook_size=64, **size)
+    maskgit = MaskGit(num_tokens=64, grid=cvivit.grid(5), dim=32, depth=1, dim_context=64)
+    Phenaki(cvivit=cvivit, maskgit=maskgit, text_encoder=WordVectors()).save_pretrained(tmp_path / "odd")
+    check(run("a", "--steps", 2, model=tmp_path / "odd"), 5, 150, 8)
+    with pytest.raises(SystemExit, match="even --scale"):
+        run("a", "--scale", 3, model=tmp_path / "odd")
+
+
+def test_the_default_is_runs_video():
+    assert generate.parse_arguments(["a red circle"]).out == Path("runs/video")
+    assert generate.parse_arguments(["a red circle", "--out", "clip.mp4"]).out == Path("clip")
+
+
+def tokenizer_of(stride, first):
+    """Lengths of first + k · stride frames."""
+    return SimpleNamespace(num_frames=lambda t: first + (t - 1) * stride, grid=lambda frames: (frames // stride, 2, 2))
+
+
+@pytest.mark.parametrize("first, stride, window, overlap", [(1, 2, 9, 5), (1, 4, 13, 5), (4, 4, 16, 8), (4, 4, 8, 4)])
+def test_the_overlap_is_about_half_a_window_in_a_length_of_the_tokenizer(first, stride, window, overlap):
+    phenaki = SimpleNamespace(cvivit=tokenizer_of(stride, first), window=window)
+    args = Namespace(overlap=None, prompts=["a", "b"], image=None, video=None)
+    assert generate.check_overlap(args, phenaki) == overlap
+
+
+def test_a_window_without_room_generates_one_scene_from_nothing_only():
+    phenaki = SimpleNamespace(cvivit=tokenizer_of(4, 4), window=4)
+    args = Namespace(overlap=None, prompts=["a"], image=None, video=None)
+    assert generate.check_overlap(args, phenaki) == 0
+    with pytest.raises(ValueError, match="window of 4 frames has no room"):
+        generate.check_overlap(Namespace(**vars(args) | {"prompts": ["a", "b"]}), phenaki)
+
+
+def test_a_video_that_is_too_short_for_the_tokenizer_is_refused(tmp_path):
+    write_mp4(tmp_path / "given.mp4", ramp(3, 32), 24)
+    with pytest.raises(ValueError, match=r"given\.mp4 must have at least 4 frames, got 3"):
+        generate.last_frames(tmp_path / "given.mp4", 8, lengths=tokenizer_of(4, 4), size=(16, 16), rate={"stride": 1})
+
+
+def test_errors_are_one_line(run, model, tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    tiny(dim_context=8, text_encoder=WordVectors(8)).save_pretrained(tmp_path / "other")
+    for words, message in {
+        (): "expected a prompt, got none",
+        ("a", "b", "--frames", 1, 2, 3): "one for each of 2 scenes",
+        ("a", "--frames", 0): "num_frames must be at least 1",
+        ("a", "b", "--overlap", 4): "--overlap must be one of [1, 3, 5, 7], got 4",
+        ("a", "--overlap", 9): "--overlap must be one of [1, 3, 5, 7], got 9",
+        ("a", "--scale", 1, "--image", tmp_path / "none.png"): "none.png",
+        ("a", "--video", tmp_path / "text.mp4"): "text.mp4",
+    }.items():
+        with pytest.raises(SystemExit) as caught:
+            run(*words)
+        assert message in str(caught.value) and "\n" not in str(caught.value), words
+    with pytest.raises(SystemExit, match="no model in"):
+        run("a", model=tmp_path)
+    with pytest.raises(SystemExit, match="8 wide"):
+        run("a", model=tmp_path / "other")
+    with pytest.raises(SystemExit, match="2"):
+        run("a", "--count", 0)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_words_that_no_caption_has_are_named(model, run, tmp_path, capsys):
+    run("a Red dog moves left", "--frames", 1)
+    assert "no caption" not in capsys.readouterr().err  # the plan of this model has no words
+    shutil.copytree(model, tmp_path / "run" / "model")
+    plan = json.loads((model.parent / "plan.json").read_text())
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan | {"words": ["a", "left", "moves", "red"]}))
+    run("a Red dog moves left", "--frames", 1, model=tmp_path / "run" / "model")
+    assert "no caption of the training has dog; the captions' words: a, left, moves, red" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""report.py: the tables hold the figures of results.json, and the rest of a file does not change."""
+
+import json
+
+import pytest
+
+import evaluate
+import report
+from evaluation.measures import Mean, Share
+
+RESULTS = {
+    "measures": {
+        "1 text to video": {"all, moves": Share(342, 350), "all, turns": Share(140, 150)},
+        "6 prediction": {"error": Mean([0.4, 0.6, 0.5])},
+        "0 reconstructions": {"psnr_first": 34.567},
+    },
+    "curves": {
+        "tokenizer": [{"step": 200.0, "loss": 0.0249, "lr": 1e-3, "psnr_first": 18.92}],
+        "maskgit": [{"step": 9000.0, "loss": 1.0803, "lr": 0.0, "accuracy": 0.885}],
+    },
+}
+TEXT = "before\n<!-- claims -->old\nfigures<!-- /claims -->\nbetween <!-- measures --><!-- /measures -->\n"
+TEXT += "<!-- curves --><!-- /curves -->\nafter\n"
+
+
+@pytest.fixture
+def results():
+    return json.loads(json.dumps(evaluate.plain(RESULTS)))
+
+
+def test_each_figure_is_in_its_row(results, capsys):
+    text = report.filled(TEXT, results)
+    assert '| text to video, "moves": all right | 97.7 % [96, 99] | 350 |' in text
+    assert "| prediction from 5 frames: mean distance from the true position, pixels | 0.50 [0.39, 0.61] | 3 |" in text
+    assert "| 0 reconstructions | psnr_first | 34.6 |  |" in text
+    assert "| tokenizer, step | loss | psnr_first |\n|---|---|---|\n| 200 | 0.0249 | 18.9 |" in text
+    assert "| maskgit, step | loss | accuracy |\n|---|---|---|\n| 9,000 | 1.08 | 0.885 |" in text
+    assert "stands still" not in text
+    assert "not measured, left out: the same for an object that stands still\n" in capsys.readouterr().err
+    assert "old" not in text and text.startswith("before\n") and text.endswith("\nafter\n") and "\nbetween " in text
+
+
+@pytest.mark.parametrize("values, shown", [([], "-"), ([0.5], "0.50"), ([0.4, 0.6], "0.50 [0.30, 0.70]")])
+def test_values_that_could_not_be_measured_are_shown_as_a_dash(values, shown):
+    as_json = json.dumps(evaluate.plain({"error": Mean(values), "psnr": float("nan")}), allow_nan=False)
+    again = json.loads(as_json)
+    assert report.figure(again["error"]) == shown and again["error"]["of"] == len(values)
+    assert report.figure(again["psnr"]) == "-"
+
+
+def test_curves_of_a_failed_training_are_shown(results):
+    results["curves"]["maskgit"].append(evaluate.plain({"step": 9200.0, "loss": float("nan"), "accuracy": 0.1}))
+    assert "| 9,200 | - | 0.1 |" in report.filled(TEXT, results)
+
+
+def test_writing_the_tables_twice_changes_nothing(results):
+    once = report.filled(TEXT, results)
+    assert report.filled(once, results) == once
+    results["measures"]["6 prediction"]["error"]["value"] = 0.7
+    assert report.filled(once, results) != once
+
+
+def test_a_file_without_a_place_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text('{"measures": {}}')
+    (tmp_path / "card.md").write_text("nothing")
+    with pytest.raises(SystemExit, match=r"card\.md: expected a place"):
+        report.main([str(tmp_path / "results.json"), str(tmp_path / "card.md")])
+    assert (tmp_path / "card.md").read_text() == "nothing"
+
+
+def test_no_file_is_written_if_one_of_them_is_wrong(tmp_path, results):
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "good.md").write_text(TEXT)
+    (tmp_path / "bad.md").write_text("nothing")
+    for other, message in (("bad.md", "expected a place"), ("none.md", "No such file")):
+        with pytest.raises(SystemExit, match=message):
+            report.main([str(tmp_path / name) for name in ("results.json", "good.md", other)])
+        assert (tmp_path / "good.md").read_text() == TEXT
+    with pytest.raises(SystemExit, match=r"report\.py: .*nowhere"):
+        report.main([str(tmp_path / "nowhere"), str(tmp_path / "good.md")])

@@ -1,0 +1,129 @@
+"""share.py: half the bytes, the same model to within half precision, its plan and curves, a shared tokenizer."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from test_generate import tiny
+
+import share
+from data.runs import load_model, planned_sampling, read_plan, read_plan_file, write_rows
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = tmp_path / "run"
+    tiny().save_pretrained(run / "model")
+    (run / "plan.json").write_text(json.dumps({"arguments": {"sampling_steps": 3}, "words": ["a"]}))
+    (run / "maskgit").mkdir()
+    (run / "maskgit" / "curves.csv").write_text("step,loss\n1,2\n")
+    return run
+
+
+def test_weights_take_half_the_bytes_and_are_loaded_as_float32(run, tmp_path, capsys):
+    share.main([str(run), str(tmp_path / "small")])
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (run, tmp_path / "small")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert capsys.readouterr().out.count("wrote") == 2
+    one, other = load_model(run / "model"), load_model(tmp_path / "small" / "model")
+    for weight, rounded in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert weight.dtype == rounded.dtype
+        torch.testing.assert_close(rounded, weight, rtol=1e-3, atol=1e-6)
+    ids = torch.randint(64, (1, 5, 4, 4))
+    torch.testing.assert_close(other.cvivit.decode(ids), one.cvivit.decode(ids), rtol=0, atol=0.02)
+
+
+def test_plan_and_curves_are_written(run, tmp_path):
+    share.main([str(run), str(tmp_path / "small")])
+    assert read_plan(tmp_path / "small" / "model") == {"sampling_steps": 3}
+    assert (tmp_path / "small" / "maskgit_curves.csv").read_text() == "step,loss\n1,2\n"
+    assert (tmp_path / "small" / "maskgit_curves.png").is_file()
+    assert not list((tmp_path / "small").glob("tokenizer_*"))
+
+
+def test_the_curves_begin_with_those_of_the_model_that_the_training_began_with(run, tmp_path):
+    for number in (2, 3):
+        again = tmp_path / f"run {number}"
+        shutil.copytree(run, again)
+        before = run.with_name(f"run {number - 1}") if number > 2 else run
+        (again / "plan.json").write_text(json.dumps({"arguments": {"model": str(before / "model")}}))
+        (again / "maskgit" / "curves.csv").write_text(f"step,loss\n1,{number}\n2,{number}.5\n")
+    share.main([str(tmp_path / "run 3"), str(tmp_path / "small")])
+    lines = (tmp_path / "small" / "maskgit_curves.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,2", "2,2", "3,2.5", "4,3", "5,3.5"]
+
+
+def test_shared_curves_are_whole(run, tmp_path):
+    for number in (2, 3):  # each begins with the shared model of the one before
+        small, again = tmp_path / f"small {number - 1}", tmp_path / f"run {number}"
+        share.main([str(tmp_path / f"run {number - 1}") if number > 2 else str(run), str(small)])
+        shutil.copytree(run, again)
+        (again / "plan.json").write_text(json.dumps({"arguments": {"model": str(small / "model")}}))
+        (again / "maskgit" / "curves.csv").write_text(f"step,loss\n1,{number}\n")
+    share.main([str(tmp_path / "run 3"), str(tmp_path / "last")])
+    lines = (tmp_path / "last" / "maskgit_curves.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,2", "2,2", "3,3"]
+
+
+def test_given_sampling_options_replace_those_of_the_plan(run, tmp_path):
+    options = ["--temperature", "8", "--token-temperature", "1", "0.4", "--guide-every", "3", "--steps", "12"]
+    share.main([str(run), str(tmp_path / "small"), *options])
+    plan = read_plan(tmp_path / "small" / "model")
+    assert plan == {"sampling_steps": 12, "temperature": 8.0, "token_temperature": [1.0, 0.4], "guide_every": 3}
+    assert read_plan_file(tmp_path / "small" / "model")["words"] == ["a"]
+    assert planned_sampling(plan)["steps"] == 12
+
+
+def test_impossible_sampling_options_are_refused(run, tmp_path):
+    with pytest.raises(SystemExit, match=r"share\.py: guide_every must be at least 1, got 0"):
+        share.main([str(run), str(tmp_path / "small"), "--guide-every", "0"])
+    assert not (tmp_path / "small").exists()
+
+
+def test_no_plan_is_an_error(run, tmp_path):
+    (run / "plan.json").unlink()
+    with pytest.raises(SystemExit, match=r"share\.py: .*plan\.json"):
+        share.main([str(run), str(tmp_path / "small")])
+
+
+def test_no_model_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match=r"share\.py: no model in .*empty"):
+        share.main([str(tmp_path / "empty"), str(tmp_path / "small")])
+
+
+@pytest.fixture
+def shared(run, tmp_path):
+    """A folder with a shared model, whose tokenizer others may use."""
+    share.main([str(run), str(tmp_path / "shared")])
+    return tmp_path / "shared"
+
+
+def test_a_tokenizer_that_is_shared_already_is_left_out_and_named_in_the_plan(run, shared, tmp_path):
+    (run / "tokenizer").mkdir()
+    write_rows(run / "tokenizer" / "curves.csv", [{"step": 1, "loss": 2.0}])
+    other = shared / "other"
+    share.main([str(run), str(other), "--tokenizer", str(shared / "model" / "cvivit")])
+    assert read_plan_file(other / "model")["tokenizer"] == "../model/cvivit"
+    assert read_plan(other / "model") == {"sampling_steps": 3}
+    assert not (other / "model" / "cvivit").exists() and not list(other.glob("tokenizer_*"))
+    loaded, whole = load_model(other / "model"), load_model(shared / "model")
+    weights = whole.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
+    # Shared again, with its tokenizer and without.
+    share.main([str(other), str(tmp_path / "whole")])
+    assert (tmp_path / "whole" / "model" / "cvivit").is_dir()
+    assert "tokenizer" not in read_plan_file(tmp_path / "whole" / "model")
+    share.main([str(other), str(tmp_path / "again"), "--tokenizer", str(shared / "model")])
+    assert (tmp_path / "again" / "model" / "config.json").read_text() == (other / "model" / "config.json").read_text()
+
+
+def test_another_tokenizer_is_refused(run, shared, tmp_path):
+    phenaki = load_model(shared / "model").cpu()
+    phenaki.cvivit.decoder.pixels_first.weight.data[0, 0] += 1
+    phenaki.cvivit.save_pretrained(tmp_path / "different")
+    with pytest.raises(SystemExit, match=r"share\.py: the tokenizer in .*different is not that of the model"):
+        share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "different")])
+    with pytest.raises(SystemExit, match=r"share\.py: no tokenizer in .*nowhere"):
+        share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "nowhere")])
+    assert not (tmp_path / "small").exists()
