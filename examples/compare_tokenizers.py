@@ -36,7 +36,7 @@ def height_and_width(text: str) -> tuple[int, int]:
 
 
 def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Moving shapes (b, 3, f, h, w), the centre of square clips of the longer side, and their captions."""
+    """Moving shapes (b, 3, f, h, w), drawn as squares of the longer side and cropped to the centre; their captions."""
     side = max(size)
     videos, captions = MovingShapes("tokenizer", size=side, num_frames=frames, length=count, seed=seed).told(count)
     top, left = ((side - length) // 2 for length in size)

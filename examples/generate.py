@@ -10,7 +10,7 @@ Writes OUT.mp4, OUT.gif and OUT.png, a sheet of the frames with the prompts abov
 result begins with the picture, or with the last frames of the file, and goes on with generated frames. With --count
 above 1 there is one OUT-1.mp4 and OUT-1.gif for each sample, and one sheet of all.
 
-Without --model it is the model in pretrained/, which was trained on moving shapes, and without prompts a story of
+The default of --model is the model in pretrained/, which was trained on moving shapes, and without prompts a story of
 three scenes. The plan.json beside the model's folder, if there is one, gives the defaults: those of the training.
 
 b = batch, the samples · c = channels · f = frames · h, w = pixels

@@ -108,7 +108,7 @@ class LinearGuidance(Guidance):
         if self.scales[step] == 1:
             return features
         self.cond_scale = self.scales[step]
-        # To the base class, step 0 is one that computes null; step 1, with `every` above 1, is one that does not.
+        # The base class computes null in step 0 and not in step 1, with `every` above 1.
         return super().__call__(features, mask, 0 if step in self.null_steps else 1)
 
 

@@ -4,8 +4,8 @@
     python examples/share.py runs/phenaki shared --temperature 8 --guide-every 3 --critic-inline
     python examples/share.py runs/distilled shared/distilled --tokenizer shared/model/cvivit
 
-`from_pretrained` turns the weights back into float32. The curves of a training that began with the model of another
-come after those of that one. Sampling options that are given replace those in the plan.
+`from_pretrained` turns the weights back into float32. If a training started from another run's model,
+that run's curves come first. Sampling options that are given replace those in the plan.
 
 With --tokenizer, models share one tokenizer: it is left out, and the plan says where it lies, relative to the plan's
 folder. `load_model` in data/runs.py reads it there. It must be the model's own, in half precision.

@@ -30,7 +30,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--tokenizer-steps", type=int, default=1200, help="steps of training; default: %(default)s")
     add("--prior-steps", type=int, default=4100, help="steps of training; default: %(default)s")
-    add("--minutes", type=float, help="instead of both: as many steps as fit, by the time of the first ones")
+    add("--minutes", type=float, help="instead of both: as many steps as fit, by short timed runs")
     add("--share", type=float, default=0.2, help="the tokenizer's share of --minutes; default: %(default)s")
     add("--compile", action="store_true", help="torch.compile the transformers")
     add("--precision", choices=("auto", "no", "bf16"), default="auto", help="auto: bf16 where the hardware has it")
@@ -41,7 +41,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def remembered(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments, those of the first start if the training is resumed; a new training forgets that of before."""
+    """The arguments, of a resumed run those of its start; a new run deletes the plans of the previous one."""
     path = args.out / "train.json"
     if args.resume:
         if not path.is_file():

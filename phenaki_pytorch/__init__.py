@@ -3,8 +3,8 @@
 from beartype import BeartypeConf
 from beartype.claw import beartype_this_package
 
-# Annotated functions refuse arguments of the wrong kind with a TypeError; an int passes where a float is asked for. The
-# layers are left out, because looking into tuples breaks the graphs of torch.compile.
+# Annotated functions refuse arguments of the wrong kind with a TypeError; ints are accepted as floats. The layers
+# are left out, because checking tuples breaks the graphs of torch.compile.
 beartype_this_package(
     conf=BeartypeConf(
         is_pep484_tower=True,

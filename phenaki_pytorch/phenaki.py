@@ -35,7 +35,7 @@ TOKENIZER = ("encode", "decode", "grid", "num_frames", "codebook_size")
 
 
 class PhenakiLosses(NamedTuple):
-    """The sum of both, MaskGit's loss, and the critic's, 0 without one."""
+    """MaskGit's loss, the critic's, which is 0 without one, and their sum."""
 
     total: Tensor
     maskgit: Tensor
@@ -99,7 +99,7 @@ class Phenaki(Pretrained):
         return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "Phenaki":
-        """Put MaskGit into training mode; the tokenizer stays in eval mode."""
+        """Set the mode of MaskGit and critic; the tokenizer stays in eval mode."""
         super().train(mode)
         self.cvivit.eval()
         return self
@@ -130,8 +130,8 @@ class Phenaki(Pretrained):
         text_embeds   (b, m, d) and text_mask, bool (b, m), what the text encoder gave for them
         frame_mask    bool (b, f), True for the real frames of clips that were padded at the end to one length; their
                       number is one that the tokenizer takes
-        prime_steps   int64 (b,), how many first time steps of each clip are given, as in a continuation, where the
-                      text tells what comes after them; replaces the draw by MaskGit's `prime_prob`
+        prime_steps   int64 (b,), how many first time steps of each clip are not masked, as in a continuation, for
+                      texts that describe only what follows them; replaces the draw by MaskGit's `prime_prob`
         teacher       a GuidedTeacher, whose distributions are MaskGit's target in place of the ids
 
         The critic classifies what MaskGit samples at the masked ids. Its loss has a gradient in MaskGit only if it is
@@ -170,8 +170,8 @@ class Phenaki(Pretrained):
 
         texts         one caption or b of them; instead text_embeds (b, m, d) and text_mask, bool (b, m); none for an
                       unconditional model, which generates `batch_size` videos
-        prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to animate: the last ones, as many as the
-                      tokenizer takes and the window has room for; from longer ones the last `overlap`
+        prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to animate. Of fewer frames than a window the
+                      last ones are used, as many as the tokenizer takes; of more the last `overlap`
         overlap       frames that each further window shares with those before, in a number that the tokenizer takes;
                       None: the paper's 5, or the most below it that fits
         sampling      see `SamplingOptions`

@@ -1,4 +1,4 @@
-"""The papers' configurations, each a function that returns the module (Phenaki, Tables 6 and B.1).
+"""The paper's configurations, each a function that returns the module (Phenaki, Tables 6 and B.1).
 
     cvivit = presets.cvivit()
     maskgit = presets.maskgit_1_8b(grid=cvivit.grid(11))
@@ -16,7 +16,7 @@
 | `maskgit_0_9b` | | 937,914,880 |
 | `maskgit_prediction` | | 182,680,832 |
 
-Of the three MaskGits, 1,812,588,544, 912,668,672 and 170,057,472 parameters are those of the transformer; the others
+The transformers of the three MaskGits alone have 1,812,588,544, 912,668,672 and 170,057,472 parameters; the others
 embed ids and positions and compute logits. The codebook is a buffer and is not counted.
 
 The `temporal_window` of a tokenizer is the length of the paper's clips. What the paper leaves open is chosen so that
@@ -37,13 +37,13 @@ def cvivit() -> CViViT:
 
 
 def cvivit_bair() -> CViViT:
-    """The tokenizer of BAIR robot pushing, 89 M: 17×64×64 -> 9×16×16 ids."""
+    """The tokenizer of BAIR robot pushing, 88 M: 17×64×64 -> 9×16×16 ids."""
     sizes = {"image_size": 64, "patch_size": 4, "temporal_patch_size": 2, "temporal_window": 9}
     return CViViT(dim=512, spatial_depth=8, temporal_depth=6, **sizes)
 
 
 def cvivit_kinetics600() -> CViViT:
-    """The tokenizer of Kinetics-600, 102 M: 17×64×64 -> 9×16×16 ids."""
+    """The tokenizer of Kinetics-600, 101 M: 17×64×64 -> 9×16×16 ids."""
     sizes = {"image_size": 64, "patch_size": 4, "temporal_patch_size": 2, "temporal_window": 9}
     return CViViT(dim=512, spatial_depth=8, temporal_depth=8, **sizes)
 

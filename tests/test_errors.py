@@ -236,7 +236,7 @@ def test_an_encoder_of_unknown_width_is_checked_at_its_first_use():
         ({"videos": None}, "either videos or video_ids, got none"),
         ({"texts": None}, "either texts or text_embeds, got none"),
         ({"text_embeds": text()}, "either texts or text_embeds, got both"),
-        ({"text_mask": mask([1, 1], [1, 0])}, "text_mask goes with text_embeds"),
+        ({"text_mask": mask([1, 1], [1, 0])}, "text_mask is only allowed with text_embeds"),
         ({"texts": []}, "texts must not be empty"),
         ({"texts": ["a"]}, "batch of 1, expected 2"),
         ({"texts": ["a", "b", "c"]}, "batch of 3, expected 2"),

@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# From the top: the files of a folder import one another and the folders of lower floors, never those of their own.
+# From the top. A file may import files of its own folder and of folders on lower floors, but no other folder on its
+# own floor.
 LIBRARY = ROOT / "phenaki_pytorch"
 LIBRARY_FLOORS = (
     (".",),

@@ -2,7 +2,7 @@
 
 All calls of matrix products and of attention, forward and backward, are recorded while the pass runs, and then repeated
 on random tensors of the same shapes, strides and precision. The rest of the pass's time goes into norms, positions,
-activations, copies and casts. Where these calls are slower than the machine's peak, PyTorch's kernels are.
+activations, copies and casts. Where these calls do not reach the machine's peak, PyTorch's kernels are the limit.
 """
 
 from collections.abc import Callable

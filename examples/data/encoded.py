@@ -19,7 +19,7 @@ class Encoded(Dataset):
     """Encoded clips: {"ids": int64 (t, h, w), "caption": str, "prime_steps": int}.
 
     ids          (n, t, h, w)
-    captions     t of each clip: of the whole clip, and of what is seen after its first 1, 2, ... t − 1 time steps
+    captions     t of each clip: the first is that of the whole clip, number k of what follows its first k time steps
     prime_prob   share of the draws that are continuations: their first 1 to t − 1 time steps are given, not generated
 
     Where the caption of what comes after the given time steps differs from that of the whole clip, half of the
@@ -92,7 +92,7 @@ def encode_all(
 ) -> Encoded:
     """Encode at least `count` items of a video data set, in the order of `Batches`.
 
-    An item without "captions_after" has one caption for the clip and for all that comes after any of its frames.
+    The one caption of an item without "captions_after" is used for every continuation.
     """
     batches = Batches([Source(dataset, 1.0, ENCODE_BATCH)], list, seed=seed, steps=-(-count // ENCODE_BATCH))
     ids, captions = [], []

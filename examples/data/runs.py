@@ -103,7 +103,7 @@ def _in(plan: dict, name: str) -> bool:
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps_flag: str = "--steps", **defaults: object) -> None:
-    """Add the sampling options as arguments, None where neither given nor in `defaults`.
+    """Add the sampling options as arguments, None by default, if not in `defaults`.
 
     A program in which --steps are those of training calls its `steps_flag` "--sampling-steps", as the plan does.
     """
@@ -130,7 +130,7 @@ def asked_sampling(args: argparse.Namespace) -> dict:
 
 
 def whole_curves(run: Path, stage: str) -> list[dict]:
-    """The rows of a stage's curves, after those of the training whose model it began with, its steps counted on.
+    """The rows of a stage's curves, preceded by those of the run it started from; the steps continue.
 
     `run`: what a training left, or what share.py wrote, whose curves are whole already.
     """

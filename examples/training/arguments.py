@@ -69,7 +69,7 @@ def add_run(parser: argparse.ArgumentParser, *, steps: int, model: str):
     add("--model", help=model)
     add("--seed", type=int, default=0)
     add("--steps", type=int, default=steps, help="steps of training; default: %(default)s")
-    add("--minutes", type=float, help="instead of --steps: as many as fit, by the time of the first ones")
+    add("--minutes", type=float, help="instead of --steps: as many as fit, by a short timed run")
     return add
 
 
@@ -121,7 +121,7 @@ def add_prior_recipe(add) -> None:
     """Add what is special to the training of the second stage."""
     add("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="share of the ids that is masked")
     add("--prime-prob", type=float, default=0.25, help="share of the clips that are trained as continuations")
-    distil = "train MaskGit to give without guidance what the MaskGit of --model gives under guidance of this scale"
+    distil = "distil guidance of this scale from the MaskGit of --model"
     add("--distil-guidance", type=float, metavar="SCALE", help=distil)
     crossed = "with --distil-guidance: weight of batches of videos under captions of images"
     add("--crossed-weight", type=float, default=0.5, help=crossed)

@@ -47,8 +47,8 @@ def training_step(args: argparse.Namespace, phenaki: Phenaki) -> Phenaki | Disti
 def crossed_clips(args: argparse.Namespace, encoded: Sequence[Encoded | None]) -> Crossed | None:
     """With --distil-guidance: the videos, each under the caption of a random image. None without, or where one lacks.
 
-    What only images have shown, guidance brings into videos, but no pair of video and caption asks for it. So the
-    teacher is asked about videos under captions of images. None of them is a continuation.
+    The guided teacher can put content that only images show into videos, but no training pair has it. So videos are
+    also paired with captions of images. None of them is a continuation.
     """
     videos, images = encoded
     if args.distil_guidance is None or videos is None or images is None:

@@ -223,7 +223,7 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint, in the main process only.
 
-        The means of the next row begin here, because those of a resumed training do.
+        The running means begin anew, so that a resumed run logs the same values.
         """
         if not self.accelerator.is_main_process:
             return

@@ -144,7 +144,7 @@ def build_phenaki(cvivit: CViViT, maskgit: MaskGit, critic: Critic | None, encod
 
 
 def trainable_part(phenaki: Phenaki) -> nn.ModuleList:
-    """MaskGit and, if there is one, the critic, in one module: copied together, a SelfCritic keeps its MaskGit."""
+    """MaskGit and, if there is one, the critic, in one module, so that a copy links a SelfCritic to its own MaskGit."""
     return nn.ModuleList([phenaki.maskgit, *([] if phenaki.critic is None else [phenaki.critic])])
 
 

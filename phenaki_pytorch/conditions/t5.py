@@ -21,7 +21,7 @@ _FIRST = {"small": 512, "base": 768, "large": 1024, "3b": 1024, "11b": 1024}
 _LATER = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
 _DIMS = {"t5": _FIRST, "google-t5/t5": _FIRST, "google/t5-v1_1": _LATER, "google/flan-t5": _LATER}
 
-_HUB_PATIENCE = 1.2  # seconds; left alone, transformers takes up to a minute to notice a missing network
+_HUB_TIMEOUT = 1.2  # seconds; that of transformers is up to a minute
 _WAYS_ON = (
     "Pass the directory of a saved model and tokenizer in place of the name (on a machine with a network: "
     "`hf download NAME --local-dir DIRECTORY`), or embeddings (text_embeds=), or your own encoder "
@@ -73,15 +73,15 @@ def _why_unreachable(name: str) -> str | None:
 
     def ask() -> None:
         try:
-            status = get_session().head(url, headers=build_hf_headers(), timeout=_HUB_PATIENCE).status_code
+            status = get_session().head(url, headers=build_hf_headers(), timeout=_HUB_TIMEOUT).status_code
             outcome.append(f"status {status}" if status >= 400 else None)
         except Exception as error:
             outcome.append(f"{type(error).__name__}: {error}")
 
     thread = Thread(target=ask, daemon=True)  # because a name look-up ignores the timeout
     thread.start()
-    thread.join(_HUB_PATIENCE)
-    reason = outcome[0] if outcome else f"no answer within {_HUB_PATIENCE} s"
+    thread.join(_HUB_TIMEOUT)
+    reason = outcome[0] if outcome else f"no answer within {_HUB_TIMEOUT} s"
     return reason and f"{url} cannot be reached ({reason})"
 
 

@@ -40,7 +40,7 @@ class Texts:
     def read(
         self, texts: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None, like: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Captions, or embeddings (b, m, d) and their mask, bool (b, m) -> both, or None, None without texts.
+        """Captions, or embeddings (b, m, d) and mask, bool (b, m) -> embeddings and mask; None, None without texts.
 
         Device and dtype are those of `like`. Shapes and values are checked by the model that reads them.
         """
@@ -53,7 +53,7 @@ class Texts:
             raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
         if embeds is None:
             if mask is not None:
-                raise ValueError("text_mask goes with text_embeds, got it with texts")
+                raise ValueError("text_mask is only allowed with text_embeds, got it with texts")
             texts = [texts] if isinstance(texts, str) else list(texts)
             if not texts:
                 raise ValueError("texts must not be empty, got none")

@@ -36,7 +36,7 @@ def check_bool(name: str, mask: Tensor, shape: torch.Size) -> None:
 
 
 def check_same(module: object, other: object, *names: str, message: str) -> None:
-    """Refuse modules that differ in an attribute; `message`: "the critic's {} must be maskgit's", say."""
+    """Refuse modules that differ in an attribute; `message`: for example "the critic's {} must be maskgit's"."""
     for name in names:
         got, expected = getattr(module, name), getattr(other, name)
         if got != expected:

@@ -14,9 +14,10 @@ TextEncoder = Callable[[list[str]], tuple[Tensor, Tensor]]
 
 @runtime_checkable
 class Lengths(Protocol):
-    """Which lengths a first stage takes: 1 + k · stride frames, k · stride, or whatever else these two say.
+    """Which lengths a first stage takes, for example 1 + k · stride frames or k · stride.
 
-    `grid` raises ValueError for any other, and `num_frames` grows with t.
+    `grid` raises ValueError for any other length, and `num_frames` grows with t. Without height and width, `grid` is
+    that of the size that the first stage was built for.
     """
 
     def grid(self, num_frames: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
@@ -41,7 +42,7 @@ class Codec(Lengths, Protocol):
 
 @runtime_checkable
 class Tokenizer(Codec, Protocol):
-    """Video to ids and back."""
+    """Video to ids and back. `Phenaki` needs encode, decode, grid, num_frames and codebook_size alone."""
 
     codebook_size: int
 

@@ -1,4 +1,4 @@
-"""Which numbers of frames a tokenizer takes: asked of its `num_frames`, assumed nowhere.
+"""Which numbers of frames a tokenizer takes, always read from its `num_frames`.
 
 b = batch · f = frames · t, h, w = grid of ids
 """
@@ -20,7 +20,7 @@ def lengths_up_to(tokenizer: Lengths, most: int) -> list[int]:
 
 
 def usable_frames(tokenizer: Lengths, frames: int) -> int:
-    """The largest number of frames, `frames` or fewer, that the tokenizer takes; 0 where it takes none so small."""
+    """The largest number of frames, `frames` or fewer, that the tokenizer takes; 0 if its shortest clip is longer."""
     return max(lengths_up_to(tokenizer, frames), default=0)
 
 

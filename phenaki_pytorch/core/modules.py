@@ -1,4 +1,4 @@
-"""Modes, precision and gradients of modules that somebody else owns."""
+"""Modes, precision and gradients of modules that the caller passes in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ def without_gradients(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _call_frozen(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """TorchScript takes no parameters from outside, so its own require no gradient while it runs."""
+    """`functional_call` does not work with TorchScript, so its parameters require no gradient during the call."""
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Saving and loading: config.json (the constructor's arguments) and safetensors, in one directory a module."""
+"""Saving and loading: config.json (the constructor's arguments) and safetensors, one directory per module."""
 
 import json
 from pathlib import Path

@@ -98,7 +98,7 @@ class Context:
         return len(self.embeddings)
 
     def keys_values_of(self, layer: CrossAttention) -> KeysValues:
-        """The keys and values of one layer, (b, m, h, e) each. It is the layer's own call that asks for them."""
+        """The keys and values of one layer, (b, m, h, e) each."""
         if torch.is_grad_enabled():
             return layer.keys_values(self.embeddings)
         if layer not in self._kept:
@@ -134,7 +134,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool
 
     `mask`: bool, broadcast to (b, h, n, m). `causal`: n = m, and no query sees a later key; without a mask.
     """
-    assert not causal or q.shape[1] == k.shape[1], "with cached or left out tokens, causality is the mask's"
+    assert not causal or q.shape[1] == k.shape[1], "with a cache or selected positions, pass a causal mask"
     q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (q, k, v))
     # Under autocast the norms leave queries and keys in another dtype than the values.
     out = F.scaled_dot_product_attention(

@@ -109,13 +109,13 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """
         rotary, mask  as in `Attention`
-        caches        one a block
+        caches        one per block
         context       (b, m, c), if the blocks read one
         positions     int64 (b, p), the tokens whose output is wanted -> (b, p, d); the last block computes no others
         """
-        x = x.contiguous()  # or every norm would copy it
+        x = x.contiguous()  # non-contiguous tokens would be copied by every norm
         if not torch.is_grad_enabled():
-            x = x.to(autocast_dtype(x.device.type) or x.dtype)  # without gradients, the residual stream needs no more
+            x = x.to(autocast_dtype(x.device.type) or x.dtype)  # the residual stream, without gradients
         recompute = self.checkpointing and torch.is_grad_enabled() and caches is None
         for i, block in enumerate(self.blocks):
             options = {

@@ -3,8 +3,8 @@
 MaskGIT's confidence in an id dates from the step that sampled it, and a known id is never masked again. A critic looks
 at all ids together (Token-Critic, Lezama et al. 2022, https://arxiv.org/abs/2209.04439).
 
-    training    true ids, some masked -> MaskGit samples those -> the critic classifies each id: was it sampled, and
-                does it differ from the truth? (binary cross-entropy)
+    training    true ids, some masked -> MaskGit samples the masked ones -> the critic classifies each id: was it
+                sampled, and does it differ from the truth? (binary cross-entropy)
     sampling    the ids that are most likely wrong are masked again: `MaskGit.generate(critic=...)`
 
 b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim
@@ -185,8 +185,8 @@ class SelfCritic(Critic):
 class InlineCritic:
     """Parallel decoding with a SelfCritic that needs no pass of its own.
 
-    The pass that gives the logits of the masked ids has features of the known ones as well, which the critic reads:
-    that is their confidence. Ids sampled in this step have not been seen by it; theirs is their log-probability.
+    The pass that gives the logits of the masked ids also gives features of the known ones. The critic scores known ids
+    from these. Ids sampled in this step have no such score yet; their log-probability is used.
     """
 
     def __init__(

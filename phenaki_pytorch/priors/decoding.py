@@ -32,15 +32,15 @@ Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an ite
 class SamplingOptions(TypedDict, total=False):
     """How to sample. What is not given is as in `DEFAULTS`, the paper's.
 
-    steps        passes of parallel decoding
+    steps        steps of parallel decoding; with guidance each takes two passes
     cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, the paper's λ is s − 1
     temperature  scale of the Gumbel noise on the confidence, annealed to 0; not a softmax temperature
     token_temperature  softmax temperature of the tokens: a number, or that of the first step and of the last
     critic_scale   guidance of the critic, as `cond_scale`
-    guide_every    null is computed in every n-th step, the first included; the steps between use cond − null of when
-                   a token was last masked
-    critic_inline  a SelfCritic reads the known ids in the very pass that fills in the masked ones, without a pass of
-                   its own; ids just sampled have their log-probability as confidence until the next step
+    guide_every    null is computed in every n-th step, the first included; in the others a token reuses cond − null
+                   from the last such step in which it was masked
+    critic_inline  a SelfCritic scores the known ids in MaskGit's own pass, without an extra one; newly sampled ids are
+                   scored by their log-probability until the next step
     generator      source of all randomness; on the model's device
     progress       tqdm, or anything that wraps the steps
     """
@@ -70,7 +70,7 @@ DEFAULTS = SamplingOptions(
 
 
 def sampling_options(given: SamplingOptions) -> SamplingOptions:
-    """All options, those not given by default. TypeError for unknown names and wrong kinds, ValueError for values."""
+    """All options; missing ones get their defaults. TypeError for wrong names and kinds, ValueError for values."""
     if unknown := sorted(given.keys() - DEFAULTS.keys()):
         raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(DEFAULTS)}")
     conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
@@ -106,7 +106,7 @@ def first_and_last(value: float | Sequence[float]) -> tuple[float, ...]:
 
 
 def by_confidence(temperature: float, generator: torch.Generator | None = None) -> Confidence:
-    """MaskGIT's: the log-probability plus Gumbel noise, `temperature` · (1 − progress) times.
+    """MaskGIT's confidence: log-probability + temperature · (1 − progress) · Gumbel noise.
 
     Known tokens have infinite confidence and are never masked again.
     """
@@ -176,7 +176,7 @@ def parallel_decode(
 
 
 def _masked_after(masked_at_first: Tensor, mask: Tensor, r: float, schedule: str) -> Tensor:
-    """How many ids of each sample stay masked at progress r: at least 1, at least 1 fewer than now, (b,)."""
+    """How many ids of each sample stay masked at progress r: at most one fewer than now, but at least 1, (b,)."""
     # In double precision, so that cos(π / 3) does not fall below a half.
     share = mask_share(torch.tensor(r, dtype=torch.float64), schedule).clamp(1e-6, 1).item()
     return torch.minimum((masked_at_first * share).floor(), mask.sum(dim=1) - 1).clamp(min=1)
@@ -202,6 +202,7 @@ def categorical(probs: Tensor, chance: Tensor) -> Tensor:
     """
     cumulative = probs.cumsum(dim=-1)
     total = cumulative[..., -1:]
-    # Rounded up to the total, a number would fall behind the last id; NaN does, and gives the last id.
+    # Where rounding makes the point equal the total, the search would return an index past the last id. NaN still
+    # does; the clamp then gives the last id.
     point = torch.minimum(chance[..., None] * total, total.nextafter(total.new_zeros(())))
     return torch.searchsorted(cumulative, point, right=True)[..., 0].clamp(max=probs.shape[-1] - 1)

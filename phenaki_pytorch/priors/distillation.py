@@ -1,4 +1,4 @@
-"""Guidance distillation: a MaskGit learns to say in one pass what a copy of it says under guidance in two.
+"""Guidance distillation: a MaskGit learns to predict in one pass what a frozen copy predicts in two, under guidance.
 
 Meng et al. 2023, https://arxiv.org/abs/2210.03142.
 
@@ -16,7 +16,7 @@ from phenaki_pytorch.priors.token_transformer import TokenTransformer
 
 
 class GuidedTeacher(nn.Module):
-    """A trained MaskGit under guidance, as the target of another: `MaskGit(ids, context, teacher=...)`.
+    """A trained MaskGit under guidance gives the training target of another: `maskgit(ids, context, teacher=...)`.
 
     A model that has learnt from it is sampled with a `cond_scale` of 1.
 
@@ -39,7 +39,7 @@ class GuidedTeacher(nn.Module):
         return super().train(False)
 
     def check_fits(self, maskgit: TokenTransformer) -> None:
-        """Refuse, with a ValueError, to teach a model of other ids or of other texts."""
+        """Raise ValueError where `num_tokens` or `dim_context` differ."""
         check_same(self.maskgit, maskgit, "num_tokens", "dim_context", message="the teacher's {} must be the learner's")
 
     @torch.no_grad()

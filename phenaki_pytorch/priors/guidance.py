@@ -14,13 +14,13 @@ from phenaki_pytorch.layers.attention import Context
 
 
 class Guidance:
-    """Which context each pass reads, and what becomes of its features.
+    """Chooses the context of each pass, and combines the features with and without the text.
 
     context     the text's, of b samples, or None without a text
     null        the null context of as many samples
     cond_scale  1 is no guidance: the null side is then never computed
-    every       the null side is computed in every n-th step, the first included; the others use the difference
-                cond − null of when a token was last masked
+    every       the null side is computed in every n-th step, the first included; in the others a token reuses
+                cond − null from the last such step in which it was masked
     """
 
     def __init__(self, context: Context | None, null: Context | None, *, cond_scale: float, every: int = 1):

@@ -55,7 +55,7 @@ class MaskGit(TokenTransformer):
     heads, dim_head  attention heads and their width
     dim_context      width of the text embeddings; None for an unconditional model
     cond_drop_prob   share of the texts that training replaces by the null context
-    prime_prob       share of the clips whose first time steps training gives, as in a continuation
+    prime_prob       share of the training clips whose first time steps are not masked, as in a continuation
     attn_dropout, ff_dropout   dropout of the attention weights, and of what each layer adds
     label_smoothing  share of the target's probability that is spread over all codes (MaskGIT: 0.1)
     schedule         "cosine", "cubic" or "linear": the share that is masked at each progress
@@ -118,8 +118,8 @@ class MaskGit(TokenTransformer):
         ids           int64 (b, t, h, w), of a grid up to `self.grid`; images are t = 1
         context       text embeddings (b, m, c); context_mask: bool (b, m), True where real
         token_mask    bool (b, t, h, w), True where real; padding is not attended to, not masked and not counted
-        prime_steps   int64 (b,), how many first time steps of each clip are given, fewer than it has real ones; this
-                      replaces the draw by `prime_prob`, where the text tells what comes after them
+        prime_steps   int64 (b,), how many first time steps of each clip are not masked, fewer than its real ones, for
+                      texts that describe only what follows them; replaces the random draw by `prime_prob`
         teacher       a GuidedTeacher, whose distributions are the target in place of the ids, except where the text
                       is dropped
 

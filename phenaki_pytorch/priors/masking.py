@@ -1,7 +1,7 @@
 """Which tokens training masks, and which first time steps it gives.
 
 MaskGIT (Chang et al. 2022, https://arxiv.org/abs/2202.04200) masks a share γ(r) of the tokens at progress r, which
-falls from 1 at r = 0 to 0 at r = 1. Training draws r uniformly; sampling follows r from 0 to 1.
+falls from 1 at r = 0 to 0 at r = 1. Training draws r uniformly; sampling follows r from 0 to 1, in decoding.py.
 
 b = batch · t = time steps · n = tokens = t · h · w · m = masked tokens
 """
@@ -72,7 +72,7 @@ def draw_prime_steps(token_mask: Tensor, t: int, *, share: float, generator: tor
     """How many first time steps of each clip training gives, so that some clips are continuations: int64 (b,).
 
     token_mask  bool (b, n), True for real tokens
-    share       of the clips, drawn at random, that are given 1 to all but one of their real time steps
+    share       of the clips, drawn at random, that get from 1 to (real time steps − 1) given time steps
 
     0 for the others, and for images, which have one time step.
     """
@@ -103,10 +103,10 @@ def first_steps(prime_steps: Tensor, t: int, n: int) -> Tensor:
 
 
 def masked_positions(mask: Tensor) -> Tensor | None:
-    """The positions of the masked tokens, int64 (b, m), in order; where a sample has fewer, others fill up.
+    """The positions of the masked tokens, int64 (b, m), in order, padded with positions that are not masked.
 
-    None, which stands for all positions, on devices where their number would have to be waited for, and where nearly
-    all are masked, so that picking them costs more than it saves.
+    None means all positions. It is returned off the CPU, where reading their number would synchronise, and where over
+    90 % are masked, so that picking them costs more than it saves.
     """
     if mask.device.type != "cpu":
         return None

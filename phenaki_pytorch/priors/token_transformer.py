@@ -134,7 +134,7 @@ class TokenTransformer(Pretrained):
     ) -> Context | None:
         """What the blocks read: embeddings (b, m, c) of the texts, without those that are `dropped`, bool (b,).
 
-        Where none is dropped the null context still enters the graph, because DDP asks every parameter for a gradient.
+        Where none is dropped the null context still enters the graph, because DDP needs a gradient of every parameter.
         """
         if context is None:
             return None

@@ -146,5 +146,5 @@ def along_time(transformer: Transformer, x: Tensor, window: int | None, caches: 
 
 
 def temporal_caches(transformer: Transformer, window: int | None) -> list[KeyValueCache]:
-    """Empty caches, one a block, of the time steps that later ones still see."""
+    """Empty caches, one per block, of the time steps that later ones still see."""
     return [KeyValueCache(None if window is None else window - 1) for _ in transformer.blocks]

@@ -39,8 +39,8 @@ class CViViT(Pretrained):
     code_dim               width of a code
     quantizer              "vq" (cosine codebook of moving averages), "lfq", "fsq", "simvq", or a module
     quantizer_kwargs       further arguments of a quantizer that is given by its name
-    temporal_window        time steps that temporal attention sees, its own included; None: all before. Trained on
-                           clips of t time steps, a tokenizer is best given t: then it sees no longer past than in
+    temporal_window        time steps that temporal attention sees, its own included; None: all before. Set
+                           it to the time steps of the training clips: attention then never spans more than in
                            training, and long clips are encoded and decoded in bounded memory
 
     Every method takes images (b, c, h, w) too, as clips of one frame. Raises ValueError for sizes that do not fit
@@ -103,7 +103,7 @@ class CViViT(Pretrained):
         self.decoder = Decoder(halves)
         init_weights(self)
         for pixels in (self.decoder.pixels_first, self.decoder.pixels_rest):
-            pixels.weight.data.mul_(0.1)  # begin near grey instead of noise
+            pixels.weight.data.mul_(0.1)  # so that the output starts near grey
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 
     # sizes
@@ -220,7 +220,7 @@ class CViViT(Pretrained):
 
     # inside
 
-    @torch.compiler.disable  # the only place where a compiled graph breaks
+    @torch.compiler.disable  # beside `nearest`, the only place where a compiled graph breaks
     def _quantize(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features (b, t, h, w, e) -> the same, quantized, and the quantizer's loss."""
         if token_mask is None:

@@ -35,7 +35,7 @@ class DiscriminatorLosses(NamedTuple):
     adversarial: Tensor  # 2 ln 2 where it cannot tell real from fake, 0 where it always can
     r1: Tensor  # the weighted penalty; 0 in the steps that skip it
     real_logits: Tensor  # mean of the real frames
-    fake_logits: Tensor  # mean of the fake frames; far below real_logits, the discriminator has won
+    fake_logits: Tensor  # mean of the fake frames; far below real_logits, it separates them fully
 
 
 class Discriminator(Pretrained):
@@ -105,7 +105,7 @@ class Discriminator(Pretrained):
                 nn.init.kaiming_normal_(part.weight, a=SLOPE)
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
-        self.network[-2].weight.data.mul_(0.1)  # begin undecided
+        self.network[-2].weight.data.mul_(0.1)  # so that the logits start near 0
         # Saved, so that a resumed run has its penalty in the same steps.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 

@@ -2,8 +2,8 @@
 
     L = L_quantizer + 1.0 · L_pixel + 0.1 · L_image + 1.0 · L_video + 0.1 · L_adversarial      (Phenaki, section 2.1)
 
-The networks are given with each call. A module's parameters stay the caller's and get no gradient; the parameters of
-any other callable are for the caller to freeze.
+The networks are given with each call. Parameters of an nn.Module get no gradient from this loss; those of any other
+callable have to be frozen by the caller.
 
 b = batch · c = channels · f = frames · n = real frames
 """
@@ -77,7 +77,7 @@ def check_terms(
 ) -> None:
     """Refuse weights that are negative or not finite, and a discriminator of frames of another size.
 
-    A discriminator is checked where it has `check_frames`, whatever its weight: a late term must not fail late.
+    A discriminator is checked, where it has `check_frames`, also while its weight is 0: a wrong size fails at once.
     """
     for name, weight in weights._asdict().items():
         if not 0 <= weight < math.inf:

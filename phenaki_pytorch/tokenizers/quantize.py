@@ -1,4 +1,4 @@
-"""One face over the quantizers of vector-quantize-pytorch: features -> (quantized, ids, loss), ids -> features.
+"""One interface to the quantizers of vector-quantize-pytorch: features -> (quantized, ids, loss), ids -> features.
 
 The default, "vq", is the paper's factorised, l2-normalised codebook (Phenaki, section A.1; ViT-VQGAN,
 https://arxiv.org/abs/2110.04627) with one difference: its codes are moving averages of the features assigned to them
@@ -87,7 +87,7 @@ class Quantizer(nn.Module):
         self.initialised_by_data = any(not each.is_meta and not each for each in initialised)
 
     def _apply(self, fn, recurse=True):
-        """Follow the module around to another device, but not to another dtype.
+        """Move with the module to another device, but not to another dtype.
 
         In half precision the moving averages lose small steps.
         """

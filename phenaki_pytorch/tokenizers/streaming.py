@@ -42,7 +42,7 @@ class EncoderStream:
 
     @torch.no_grad()
     def features(self, frames: Tensor) -> Tensor:
-        """Instead of a call: the next frames -> the features that the quantizer is given, (b, t, h, w, e)."""
+        """As a call, but the features before quantization, (b, t, h, w, e), instead of ids."""
         frames = self._cvivit.check_frames(frames)
         if self._pending is not None:
             if (len(frames), *frames.shape[3:]) != (len(self._pending), *self._pending.shape[3:]):

@@ -69,7 +69,7 @@ def test_the_hub_has_limited_time_to_answer(monkeypatch):
         def head(self, *_, **__):
             time.sleep(3)
 
-    monkeypatch.setattr(t5, "_HUB_PATIENCE", 0.05)
+    monkeypatch.setattr(t5, "_HUB_TIMEOUT", 0.05)
     monkeypatch.setattr(huggingface_hub, "get_session", SilentHub)
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"no answer within 0\.05 s"):
