@@ -190,9 +190,9 @@ def _lowest(scores: Tensor, *, count: Tensor) -> Tensor:
 
 def sample(logits: Tensor, chance: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Logits (p, k) and uniform numbers (p,) -> ids (p,) sampled from their softmax, and the log-probabilities."""
-    log_probs = (logits.float() / temperature).log_softmax(dim=-1)
-    ids = categorical(log_probs.exp(), chance)
-    return ids, log_probs.gather(-1, ids[..., None])[..., 0]
+    probs = (logits.float() / temperature).softmax(dim=-1)
+    ids = categorical(probs, chance)
+    return ids, probs.gather(-1, ids[..., None])[..., 0].log()
 
 
 def categorical(probs: Tensor, chance: Tensor) -> Tensor:
