@@ -31,6 +31,14 @@ setup(
     ],
     extras_require={
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.9", "sentencepiece>=0.2", "protobuf>=4.25"],
+        "test": [
+            *EXAMPLES,
+            "peft>=0.17",
+            "protobuf>=4.25",
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "sentencepiece>=0.2",
+        ],
     },
 )

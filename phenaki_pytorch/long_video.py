@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki_pytorch.core.checks import check_items
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
 OVERLAP = 5  # frames, the paper's
@@ -120,19 +121,23 @@ def concatenated(parts: Iterator[Tensor], num_frames: int) -> Tensor:
     return video
 
 
-def check_scenes(
-    scenes: Sequence[str] | Sequence[Sequence[str]], num_frames: int | Sequence[int]
-) -> tuple[list[list[str]], list[int]]:
+def check_scenes(scenes: Sequence, num_frames: int | Sequence) -> tuple[list, list]:
     """Stories, scene by scene: the prompts of all of them, and the number of new frames."""
     if isinstance(scenes, str):
         raise TypeError(f"scenes must be a list of prompts, got one str, {scenes!r}")
     if len(scenes) == 0:
         raise ValueError("a story needs at least 1 scene, got 0")
-    stories = [list(scenes)] if isinstance(scenes[0], str) else [list(story) for story in scenes]
+    if isinstance(scenes[0], str):
+        scenes = [scenes]
+    check_items("scenes", scenes, list, tuple)
+    stories = [list(story) for story in scenes]
+    for story in stories:
+        check_items("a story", story, str)
     lengths = sorted({len(story) for story in stories})
     if len(lengths) > 1 or lengths[0] == 0:
         raise ValueError(f"stories need equally many scenes, at least 1, got {lengths}")
     counts = [num_frames] * lengths[0] if isinstance(num_frames, int) else list(num_frames)
+    check_items("num_frames", counts, int)
     if len(counts) != lengths[0]:
         raise ValueError(f"expected one num_frames for each of {lengths[0]} scenes, got {len(counts)}")
     if min(counts) < 1:

@@ -8,10 +8,11 @@
 b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from einops import rearrange
@@ -21,10 +22,11 @@ from phenaki_pytorch.conditions.t5 import T5TextEncoder
 from phenaki_pytorch.conditions.texts import Texts
 from phenaki_pytorch.core.checks import batch_of
 from phenaki_pytorch.core.contracts import TextEncoder
-from phenaki_pytorch.core.lengths import real_tokens
-from phenaki_pytorch.core.saving import Pretrained, read_config, write_config
+from phenaki_pytorch.core.lengths import real_tokens, zero_padding
+from phenaki_pytorch.core.modules import through_call, uncompiled
+from phenaki_pytorch.core.saving import Pretrained, Stage, read_config, write_config
 from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
-from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
+from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
 from phenaki_pytorch.priors.maskgit import MaskGit
@@ -59,11 +61,13 @@ class Phenaki(Pretrained):
         self,
         *,
         cvivit: nn.Module,
-        maskgit: MaskGit,
+        maskgit: nn.Module,
         text_encoder: str | TextEncoder = "google/t5-v1_1-base",
-        critic: Critic | None = None,
+        critic: nn.Module | None = None,
     ):
         super().__init__()
+        if not isinstance(uncompiled(maskgit), MaskGit):
+            raise TypeError(f"maskgit must be a MaskGit, got a {type(maskgit).__name__}")
         if missing := [name for name in TOKENIZER if not hasattr(cvivit, name)]:
             raise TypeError(f"cvivit must have {', '.join(TOKENIZER)}; {type(cvivit).__name__} lacks {missing}")
         self.cvivit = cvivit.requires_grad_(False).eval()
@@ -106,15 +110,12 @@ class Phenaki(Pretrained):
 
     # loss
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The loss, a scalar; arguments as in `losses`."""
-        return self.losses(*inputs, **named).total
-
+    @through_call
     def losses(
         self,
         videos: Tensor | None = None,
         *,
-        texts: Sequence[str] | None = None,
+        texts: Sequence | None = None,
         video_ids: Tensor | None = None,
         text_embeds: Tensor | None = None,
         text_mask: Tensor | None = None,
@@ -139,9 +140,9 @@ class Phenaki(Pretrained):
         """
         if (videos is None) == (video_ids is None):
             raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         if video_ids is None:
-            video_ids = self.cvivit.encode(videos)
+            video_ids = self.cvivit.encode(videos if frame_mask is None else zero_padding(videos, frame_mask))
         token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self.cvivit)
         losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps, teacher)
         if self.critic is None:
@@ -154,9 +155,10 @@ class Phenaki(Pretrained):
     # generation
 
     @torch.no_grad()
+    @through_call
     def generate(
         self,
-        texts: str | Sequence[str] | None = None,
+        texts: str | Sequence | None = None,
         *,
         num_frames: int,
         batch_size: int = 1,
@@ -181,11 +183,11 @@ class Phenaki(Pretrained):
         sampling_options(sampling)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         batch_size = batch_of(batch_size, context)
         if prime_frames is not None:
             prime_frames = self._long_video.check_prime(prime_frames, batch_size)
-            prime_frames = prime_frames.to(self.maskgit.embed.weight.device)
+            prime_frames = prime_frames.to(self.maskgit.placement().device)
         sample = partial(
             self.maskgit.generate,
             batch_size=batch_size,
@@ -200,9 +202,10 @@ class Phenaki(Pretrained):
         return concatenated(windows, num_frames)
 
     @torch.no_grad()
+    @through_call
     def generate_images(
         self,
-        texts: str | Sequence[str] | None = None,
+        texts: str | Sequence | None = None,
         *,
         batch_size: int = 1,
         text_embeds: Tensor | None = None,
@@ -215,7 +218,7 @@ class Phenaki(Pretrained):
         """
         sampling_options(sampling)
         grid = self.cvivit.grid(1)
-        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.embed.weight)
+        context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         ids = self.maskgit.generate(
             grid,
             batch_size=batch_of(batch_size, context),
@@ -226,14 +229,15 @@ class Phenaki(Pretrained):
         )
         return rearrange(self.cvivit.decode(ids).clamp(0, 1), "b c 1 h w -> b c h w")
 
+    @through_call
     def generate_story(
         self,
-        scenes: Sequence[str] | Sequence[Sequence[str]],
+        scenes: Sequence,
         *,
-        num_frames: int | Sequence[int],
+        num_frames: int | Sequence,
         overlap: int | None = None,
         **sampling: Unpack[SamplingOptions],
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list]:
         """Generate videos whose prompt changes over time: each scene goes on from the last `overlap` frames.
 
         scenes      prompts of one story, or a list of b stories with equally many prompts
@@ -262,25 +266,27 @@ class Phenaki(Pretrained):
 
     # saving
 
-    def save_pretrained(self, directory: str | Path) -> None:
+    def write_to(self, directory: Path, stage: Stage) -> None:
         """Write config.json and, each in a directory of its own, `cvivit/`, `maskgit/` and, if there is one, `critic/`.
 
-        Modules of the user's own, such as a text encoder that is no T5TextEncoder, have to be passed to
-        `from_pretrained` again.
+        Modules of the user's own, such as a text encoder that is no T5TextEncoder, are left out, with a warning that
+        names them; they have to be passed to `from_pretrained` again.
         """
-        own = isinstance(self.cvivit, CViViT)
+        cvivit, critic = uncompiled(self.cvivit), uncompiled(self.critic)
         names = {kind: name for name, kind in CRITICS.items()} | {type(None): None}
         config = {
             "text_encoder": self._texts.config(self.GIVEN),
-            "cvivit": "cvivit" if own else self.GIVEN,
-            "critic": names.get(type(self.critic), self.GIVEN),
+            "cvivit": "cvivit" if isinstance(cvivit, CViViT) else self.GIVEN,
+            "critic": names.get(type(critic), self.GIVEN),
         }
-        write_config(directory, config)
-        if own:
-            self.cvivit.save_pretrained(Path(directory) / "cvivit")
-        self.maskgit.save_pretrained(Path(directory) / "maskgit")
+        write_config(directory, config, stage)
+        if config["cvivit"] != self.GIVEN:
+            cvivit.write_to(directory / "cvivit", stage)
+        uncompiled(self.maskgit).write_to(directory / "maskgit", stage)
         if config["critic"] in CRITICS:
-            self.critic.save_pretrained(Path(directory) / "critic")
+            critic.write_to(directory / "critic", stage)
+        if left_out := [name for name, value in config.items() if value == self.GIVEN]:
+            warnings.warn(f"left out of the saved model, to be given to from_pretrained: {left_out}", stacklevel=5)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":

@@ -328,4 +328,4 @@ def test_wrong_arguments_of_generate_story(scenes, changes, message):
     ],
 )
 def test_wrong_kinds_are_type_errors(call):
-    refused(call, "violates type hint", TypeError)
+    refused(call, "violates type hint|must be a MaskGit", TypeError)

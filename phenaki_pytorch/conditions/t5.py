@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ _LATER = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
 _DIMS = {"t5": _FIRST, "google-t5/t5": _FIRST, "google/t5-v1_1": _LATER, "google/flan-t5": _LATER}
 
 _HUB_TIMEOUT = 1.2  # seconds; that of transformers is up to a minute
+_loading = Lock()  # transformers cannot load in several threads at once
 _WAYS_ON = (
     "Pass the directory of a saved model and tokenizer in place of the name (on a machine with a network: "
     "`hf download NAME --local-dir DIRECTORY`), or embeddings (text_embeds=), or your own encoder "
@@ -53,7 +54,7 @@ def _has_weights(directory: Path) -> bool:
     return False
 
 
-def _missing_parts(directory: Path) -> list[str]:
+def _missing_parts(directory: Path) -> list:
     tokenizer_files = ("tokenizer.json", "spiece.model", "tokenizer_config.json")  # ByT5 has only the last
     present = {
         "config.json": (directory / "config.json").is_file(),
@@ -165,21 +166,24 @@ class T5TextEncoder(nn.Module):
             return None
 
     @torch.compiler.disable
-    def forward(self, texts: list[str] | tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def forward(self, texts: Any) -> tuple[Tensor, Tensor]:
         """Encode b ≥ 1 texts; an empty text is one token, the end mark.
 
         Returns float32 embeddings (b, n, d), zero where padded, and a bool mask (b, n), True where real; n is
         the number of tokens of the longest text, at most `max_length`. Raises TypeError for anything but a list or
         tuple of str, ValueError for an empty one, OSError where the model cannot be loaded.
         """
+        if not isinstance(texts, list | tuple):
+            raise TypeError(f"expected a list of str, got {type(texts).__name__}")
         if wrong := [type(text).__name__ for text in texts if not isinstance(text, str)]:
             raise TypeError(f"expected every text to be a str, got {wrong[0]}")
         if not texts:
             raise ValueError("expected at least one text, got none")
 
-        if self._loaded is None:
-            tokenizer, model = _load(self.name)
-            self._loaded = tokenizer, model.to(self._device)
+        with _loading:
+            if self._loaded is None:
+                tokenizer, model = _load(self.name)
+                self._loaded = tokenizer, model.to(self._device)
         tokenizer, model = self._loaded
 
         options = {"padding": True, "truncation": True, "max_length": self.max_length, "return_tensors": "pt"}

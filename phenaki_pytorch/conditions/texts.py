@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
+from phenaki_pytorch.core.checks import check_items
 from phenaki_pytorch.core.contracts import TextEncoder
 
 
@@ -38,7 +39,7 @@ class Texts:
         return None if self.encoder is None else given
 
     def read(
-        self, texts: str | Sequence[str] | None, embeds: Tensor | None, mask: Tensor | None, like: Tensor
+        self, texts: str | Sequence | None, embeds: Tensor | None, mask: Tensor | None, like: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
         """Captions, or embeddings (b, m, d) and mask, bool (b, m) -> embeddings and mask; None, None without texts.
 
@@ -57,7 +58,13 @@ class Texts:
             texts = [texts] if isinstance(texts, str) else list(texts)
             if not texts:
                 raise ValueError("texts must not be empty, got none")
-            embeds, mask = self.encoder(texts)
+            check_items("texts", texts, str)
+            encoded = self.encoder(texts)
+            if not (isinstance(encoded, tuple) and len(encoded) == 2):
+                raise TypeError(
+                    f"a text encoder must return a pair, embeddings and mask, got a {type(encoded).__name__}"
+                )
+            embeds, mask = encoded
             if len(embeds) != len(texts):
                 raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
         return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)

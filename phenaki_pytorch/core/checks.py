@@ -3,8 +3,12 @@
 Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
 """
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
+
+SLACK = 0.25  # of the range of pixels, for resampling that overshoots
 
 
 def free_to_look(values: Tensor) -> bool:
@@ -43,6 +47,21 @@ def check_same(module: object, other: object, *names: str, message: str) -> None
             raise ValueError(f"{message.format(name)}, {expected}, got {got}")
 
 
+def check_pixels(name: str, pixels: Tensor) -> None:
+    """Refuse pixels that are not finite, or so far outside [0, 1] that they must be of another range."""
+    if free_to_look(pixels):
+        low, high = pixels.aminmax()
+        if not (low >= -SLACK and high <= 1 + SLACK):
+            raise ValueError(f"{name} must be finite and in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def check_items(name: str, values: Iterable, *kinds: type) -> None:
+    """Refuse a sequence with an item of another kind. All items are looked at, where a type hint would look at one."""
+    for value in values:
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} must hold {' or '.join(kind.__name__ for kind in kinds)}, got {value!r}")
+
+
 def check_at_least(least: int, **sizes: int | None) -> None:
     """Refuse sizes below `least`; None is not checked."""
     for name, size in sizes.items():
@@ -68,10 +87,11 @@ def batch_of(batch_size: int, context: Tensor | None) -> int:
     return len(context)
 
 
-def pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+def pair(size: int | Sequence) -> tuple[int, int]:
     """One number for both, or (height, width)."""
     if isinstance(size, int):
         return size, size
+    check_items("a size", size, int)
     if len(size) != 2:
         raise ValueError(f"a size must be one number or (height, width), got {tuple(size)}")
     return tuple(size)

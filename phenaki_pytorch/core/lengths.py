@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from itertools import count, takewhile
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 from phenaki_pytorch.core.checks import free_to_look
 from phenaki_pytorch.core.contracts import Lengths
 
 
-def lengths_up_to(tokenizer: Lengths, most: int) -> list[int]:
+def lengths_up_to(tokenizer: Lengths, most: int) -> list:
     """The numbers of frames, `most` and fewer, that the tokenizer takes, from the smallest on."""
     return list(takewhile(lambda frames: frames <= most, map(tokenizer.num_frames, count(1))))
 
@@ -24,7 +24,17 @@ def usable_frames(tokenizer: Lengths, frames: int) -> int:
     return max(lengths_up_to(tokenizer, frames), default=0)
 
 
-def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], tokenizer: Lengths) -> Tensor:
+def zero_padding(video: Tensor, frame_mask: Tensor) -> Tensor:
+    """Videos (b, c, f, h, w) with zeros where `frame_mask`, bool (b, f), is False: padding may hold anything, even NaN.
+
+    What does not fit is left to the checks that follow.
+    """
+    if video.ndim != 5 or frame_mask.dtype != torch.bool or frame_mask.shape != video.shape[0:3:2]:
+        return video
+    return video.masked_fill(~rearrange(frame_mask, "b f -> b 1 f 1 1"), 0)
+
+
+def real_tokens(frame_mask: Tensor, ids_shape: Sequence, tokenizer: Lengths) -> Tensor:
     """Which ids are real, bool (b, t, h, w), given which frames are, bool (b, f).
 
     The real frames of a clip come first, in a number that the tokenizer takes; raises ValueError where they do not.
@@ -36,7 +46,7 @@ def real_tokens(frame_mask: Tensor, ids_shape: Sequence[int], tokenizer: Lengths
         raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
     if free_to_look(frame_mask):
         counts = frame_mask.sum(dim=1)
-        prefix = torch.arange(f) < counts[:, None]
+        prefix = torch.arange(f, device=frame_mask.device) < counts[:, None]
         if (frame_mask != prefix).any() or not torch.isin(counts, lengths).all():
             raise ValueError(
                 f"frame_mask must be True for the first frames of each clip and False after, in one of the numbers "

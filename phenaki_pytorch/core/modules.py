@@ -1,24 +1,94 @@
-"""Modes, precision and gradients of modules that the caller passes in."""
+"""Calls, modes, precision and gradients of modules."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
+def through_call(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a public method of a `HookedModule` run inside the module's call.
+
+    Hooks around a call gather the parameters of FSDP2 and of offloaded modules, so weights are there only inside it.
+    """
+
+    @wraps(method)
+    def run(*inputs: Any, **named: Any) -> Any:  # of these names, or beartype would not check the method's arguments
+        self, *inputs = inputs
+        if self._inside:
+            return method(self, *inputs, **named)
+        # Hooks move the arguments of a call to the module's device; modules among them are not this module's.
+        modules = {name: value for name, value in named.items() if isinstance(value, nn.Module)}
+        others = {name: value for name, value in named.items() if name not in modules}
+        return self(*inputs, _method=partial(method, **modules), **others)
+
+    return run
+
+
+class HookedModule(nn.Module):
+    """A module whose call is its loss, and whose other public methods run inside its call: see `through_call`."""
+
+    _inside = False
+
+    def forward(self, *inputs: Any, _method: Callable[..., Any] | None = None, **named: Any) -> Any:
+        """The loss, a scalar; arguments as in `losses`."""
+        self._inside = True
+        try:
+            return self.loss(*inputs, **named) if _method is None else _method(self, *inputs, **named)
+        finally:
+            self._inside = False
+
+    def loss(self, *inputs: Any, **named: Any) -> Tensor:
+        """What a call returns."""
+        return self.losses(*inputs, **named).total
+
+
+def uncompiled(module: nn.Module | None) -> nn.Module | None:
+    """The module that `torch.compile` wrapped, or the module itself."""
+    return getattr(module, "_orig_mod", module)
+
+
+_lock = RLock()
+_in_eval: dict[nn.Module, tuple[int, bool]] = {}  # how often a module is in eval mode by us, and its own mode
+
+
 @contextmanager
 def in_eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules and all below them into eval mode; afterwards, also after an error, each has its own mode again."""
-    modes = {part: part.training for module in modules for part in module.modules()}
-    for module in modules:
-        module.eval()
+    """Put modules and all below them into eval mode; afterwards, also after an error, each has its own mode again.
+
+    Where several threads do so at once, the last one restores the modes.
+    """
+    parts = {part for module in modules for part in module.modules()}
+    with _lock:
+        for part in parts:
+            count, mode = _in_eval.get(part, (0, part.training))
+            _in_eval[part] = count + 1, mode
+            part.training = False
     try:
         yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        with _lock:
+            for part in parts:
+                count, mode = _in_eval.pop(part)
+                if count > 1:
+                    _in_eval[part] = count - 1, mode
+                else:
+                    part.training = mode
+
+
+class CastsInput(nn.Module):
+    """Casts the input to the dtype of a layer's weight, which only the layer itself reads: wrappers may replace it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class CastingLinear(CastsInput, nn.Linear):
+    """A linear layer whose input may have any dtype."""
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:

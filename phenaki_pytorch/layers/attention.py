@@ -133,6 +133,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool
     """softmax(q kᵀ / √e) v for q (b, n, h, e) and k, v (b, m, h, e) -> (b, n, h · e).
 
     `mask`: bool, broadcast to (b, h, n, m). `causal`: n = m, and no query sees a later key; without a mask.
+    For second derivatives use `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: PyTorch's fast kernels have none.
     """
     assert not causal or q.shape[1] == k.shape[1], "with a cache or selected positions, pass a causal mask"
     q, k, v = (rearrange(part, "b n h e -> b h n e") for part in (q, k, v))

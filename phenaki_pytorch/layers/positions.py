@@ -64,13 +64,26 @@ class LearnedPositions(nn.Module):
     def __init__(self, dim: int, grid: tuple[int, ...]):
         super().__init__()
         self.grid = grid
-        self.tables = nn.ParameterList(nn.Parameter(torch.randn(length, dim)) for length in grid)
+        self.tables = AxisTables(dim, grid)
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         if len(grid) != len(self.grid) or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"the grid must fit into the tables, {self.grid}, got {grid}")
-        coordinates = _coordinates(grid, self.tables[0].device)
-        return sum(table[coordinate] for table, coordinate in zip(self.tables, coordinates))
+        return self.tables(grid)
+
+
+class AxisTables(nn.Module):
+    """The tables, which only their own call reads."""
+
+    def __init__(self, dim: int, grid: tuple[int, ...]):
+        super().__init__()
+        for axis, length in enumerate(grid):
+            self.register_parameter(str(axis), nn.Parameter(torch.randn(length, dim)))
+
+    def forward(self, grid: tuple[int, ...]) -> Tensor:
+        tables = list(self.parameters())
+        coordinates = _coordinates(grid, tables[0].device)
+        return sum(table[coordinate] for table, coordinate in zip(tables, coordinates))
 
 
 def _coordinates(grid: tuple[int, ...], device: torch.device) -> list[Tensor]:

@@ -10,12 +10,15 @@ at all ids together (Token-Critic, Lezama et al. 2022, https://arxiv.org/abs/220
 b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_bool, check_same
+from phenaki_pytorch.core.modules import through_call, uncompiled
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.priors.decoding import CriticLogits, by_confidence, sample
 from phenaki_pytorch.priors.guidance import Guidance
@@ -34,13 +37,13 @@ class Critic(Pretrained):
         """The transformer whose features are classified."""
         raise NotImplementedError
 
-    def check_fits(self, maskgit: MaskGit) -> None:
+    def check_fits(self, maskgit: nn.Module) -> None:
         """Refuse, with a ValueError, a MaskGit of other ids or of another text than this critic's."""
         check_same(self.backbone, maskgit, "num_tokens", "grid", message="the critic's {} must be maskgit's")
         if self.backbone.dim_context is not None:
             check_same(self.backbone, maskgit, "dim_context", message="the critic's {} must be None or maskgit's")
 
-    def forward(
+    def loss(
         self,
         ids: Tensor,
         wrong: Tensor,
@@ -67,10 +70,12 @@ class Critic(Pretrained):
         real = torch.ones_like(wrong) if token_mask is None else token_mask
         return F.binary_cross_entropy_with_logits(on_grid(logits, ids.shape[1:])[real].float(), wrong[real].float())
 
+    @through_call
     def read(self, features: Tensor) -> Tensor:
         """Features (..., d) of the backbone -> logits (...) of each id being wrong."""
         return rearrange(self.to_logits(features), "... 1 -> ...")
 
+    @through_call
     def critic_logits(
         self,
         grid: tuple[int, int, int],
@@ -117,7 +122,7 @@ class TokenCritic(Critic, TokenTransformer):
         self,
         *,
         num_tokens: int,
-        grid: tuple[int, int, int] | list[int],
+        grid: Sequence,
         dim: int,
         depth: int,
         heads: int = 8,
@@ -154,8 +159,10 @@ class SelfCritic(Critic):
     maskgit   the MaskGit to judge; it is no part of this module, whose state_dict is the map alone
     """
 
-    def __init__(self, maskgit: MaskGit):
+    def __init__(self, maskgit: nn.Module):
         super().__init__()
+        if not isinstance(uncompiled(maskgit), MaskGit):
+            raise TypeError(f"maskgit must be a MaskGit, got a {type(maskgit).__name__}")
         self.config = {"maskgit": self.GIVEN}
         self._maskgit = (maskgit,)  # in a tuple, so that it is not registered
         self.to_logits = nn.Linear(maskgit.dim, 1)
@@ -166,9 +173,9 @@ class SelfCritic(Critic):
         """MaskGit."""
         return self._maskgit[0]
 
-    def check_fits(self, maskgit: MaskGit) -> None:
+    def check_fits(self, maskgit: nn.Module) -> None:
         """Refuse, with a ValueError, any MaskGit but its own."""
-        if maskgit is not self.backbone:
+        if uncompiled(maskgit) is not uncompiled(self.backbone):
             raise ValueError("expected the MaskGit that this SelfCritic was built on, got another")
 
     def inline(

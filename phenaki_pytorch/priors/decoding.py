@@ -18,6 +18,7 @@ from beartype import BeartypeConf
 from beartype.door import die_if_unbearable
 from torch import Tensor
 
+from phenaki_pytorch.core.checks import check_items
 from phenaki_pytorch.priors.masking import check_schedule, mask_share, uniform
 
 # ids (b, n), mask (b, n) and the number of the step -> logits (p, k) of the masked ids, in order
@@ -48,7 +49,7 @@ class SamplingOptions(TypedDict, total=False):
     steps: int
     cond_scale: float
     temperature: float
-    token_temperature: float | Sequence[float]
+    token_temperature: float | Sequence
     critic_scale: float
     guide_every: int
     critic_inline: bool
@@ -97,9 +98,12 @@ def check_scales(**scales: float) -> None:
             raise ValueError(f"{name} must be finite and at least 0, got {scale}")
 
 
-def first_and_last(value: float | Sequence[float]) -> tuple[float, ...]:
+def first_and_last(value: float | Sequence) -> tuple:
     """The value at the first step and at the last."""
-    return tuple(value) if isinstance(value, Sequence) else (value, value)
+    if not isinstance(value, Sequence):
+        return value, value
+    check_items("token_temperature", value, int, float)
+    return tuple(value)
 
 
 # confidence
@@ -136,7 +140,7 @@ def parallel_decode(
     *,
     confidence: Confidence,
     steps: int,
-    token_temperature: float | Sequence[float] = 1.0,
+    token_temperature: float | Sequence = 1.0,
     schedule: str = "cosine",
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
@@ -177,9 +181,10 @@ def parallel_decode(
 
 def _masked_after(masked_at_first: Tensor, mask: Tensor, r: float, schedule: str) -> Tensor:
     """How many ids of each sample stay masked at progress r: at most one fewer than now, but at least 1, (b,)."""
-    # In double precision, so that cos(π / 3) does not fall below a half.
-    share = mask_share(torch.tensor(r, dtype=torch.float64), schedule).clamp(1e-6, 1).item()
-    return torch.minimum((masked_at_first * share).floor(), mask.sum(dim=1) - 1).clamp(min=1)
+    # On the CPU, where there is double precision: in single, cos(π / 3) or a product may fall on the wrong side.
+    share = mask_share(torch.tensor(r, dtype=torch.float64, device="cpu"), schedule).clamp(1e-6, 1)
+    count = (masked_at_first.cpu() * share).floor().long().to(mask.device)
+    return torch.minimum(count, mask.sum(dim=1) - 1).clamp(min=1)
 
 
 def _lowest(scores: Tensor, *, count: Tensor) -> Tensor:

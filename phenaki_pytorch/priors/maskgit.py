@@ -8,7 +8,8 @@ Training replaces a share of the texts by a learned null context, for classifier
 b = batch · t, h, w = grid · n = t · h · w · m = text tokens · c = dim_context · d = dim · k = num_tokens · p = masked
 """
 
-from typing import Any, NamedTuple, Unpack
+from collections.abc import Sequence
+from typing import NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import batch_of, check_bool, check_probabilities
-from phenaki_pytorch.core.modules import in_eval_mode
+from phenaki_pytorch.core.modules import in_eval_mode, through_call
 from phenaki_pytorch.priors.decoding import (
     Confidence,
     Logits,
@@ -65,7 +66,7 @@ class MaskGit(TokenTransformer):
         self,
         *,
         num_tokens: int,
-        grid: tuple[int, int, int] | list[int],
+        grid: Sequence,
         dim: int,
         depth: int,
         heads: int = 8,
@@ -100,10 +101,7 @@ class MaskGit(TokenTransformer):
 
     # loss
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The loss, a scalar; arguments as in `losses`."""
-        return self.losses(*inputs, **named).total
-
+    @through_call
     def losses(
         self,
         ids: Tensor,
@@ -156,6 +154,7 @@ class MaskGit(TokenTransformer):
         mask = draw_mask(real & ~first_steps(prime_steps, t, t * h * w), schedule=self.schedule)
         return on_grid(mask, (t, h, w))
 
+    @through_call
     def logits(
         self,
         ids: Tensor,
@@ -181,6 +180,7 @@ class MaskGit(TokenTransformer):
     # generation
 
     @torch.no_grad()
+    @through_call
     def generate(
         self,
         grid: tuple[int, int, int] | None = None,
@@ -209,7 +209,7 @@ class MaskGit(TokenTransformer):
             raise ValueError(f"grid must lie between (1, 1, 1) and {self.grid}, got {grid}")
         batch_size = batch_of(batch_size, context)
         context_mask = self.check_context(context, context_mask, batch_size, values=True)
-        ids = torch.zeros(batch_size, t, h, w, dtype=torch.int64, device=self.embed.weight.device)
+        ids = torch.zeros(batch_size, t, h, w, dtype=torch.int64, device=self.placement().device)
         mask = torch.ones_like(ids, dtype=torch.bool)
         if prime_ids is not None:
             self._check_prime_ids(prime_ids, ids.shape)

@@ -6,11 +6,14 @@ stands for a missing text.
 b = batch · t, h, w = grid · n = t · h · w · p = masked ids of the batch · m = text tokens · c = dim_context · d = dim
 """
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, check_ids, check_mask, check_probabilities
+from phenaki_pytorch.core.checks import check_at_least, check_ids, check_items, check_mask, check_probabilities
+from phenaki_pytorch.core.modules import CastsInput, through_call
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.layers.attention import Context
 from phenaki_pytorch.layers.positions import LearnedPositions, check_dim_head, rotary
@@ -29,7 +32,7 @@ class TokenTransformer(Pretrained):
         self,
         *,
         num_tokens: int,
-        grid: tuple[int, int, int] | list[int],
+        grid: Sequence,
         dim: int,
         depth: int,
         heads: int,
@@ -47,6 +50,7 @@ class TokenTransformer(Pretrained):
         check_at_least(1, **sizes)
         check_probabilities(**shares)
         check_dim_head(dim_head, axes=3)
+        check_items("grid", grid, int)
         if len(grid) != 3 or min(grid) < 1:
             raise ValueError(f"grid must be (t, h, w), each at least 1, got {tuple(grid)}")
         self.num_tokens = num_tokens
@@ -71,11 +75,17 @@ class TokenTransformer(Pretrained):
         init_weights(self)
         if dim_context is not None:
             # Text encoders differ in scale by orders of magnitude.
-            self.context_norm = nn.LayerNorm(dim_context)
+            self.context_norm = CastingLayerNorm(dim_context)
             self.null_context = nn.Parameter(torch.randn(dim_context))
+
+    @through_call
+    def placement(self) -> Tensor:
+        """A tensor on the device and of the dtype of the features."""
+        return self.positions((1, 1, 1))
 
     # features
 
+    @through_call
     def features(
         self,
         ids: Tensor,
@@ -103,6 +113,7 @@ class TokenTransformer(Pretrained):
         angles = rotary(grid, self.dim_head, x.device)
         return self.transformer(x, rotary=angles, mask=token_mask, context=context, positions=positions)
 
+    @through_call
     def masked_features(
         self, ids: Tensor, mask: Tensor, *, context: Context | None = None, token_mask: Tensor | None = None
     ) -> Tensor:
@@ -113,6 +124,7 @@ class TokenTransformer(Pretrained):
         wanted = mask_flat if positions is None else mask_flat.gather(1, positions)
         return x[_repeated(wanted, len(x) // len(ids))]
 
+    @through_call
     def masked_logits(
         self, ids: Tensor, mask: Tensor, guidance: Guidance, step: int = 0, *, token_mask: Tensor | None = None
     ) -> Tensor:
@@ -120,6 +132,7 @@ class TokenTransformer(Pretrained):
         x = self.masked_features(ids, mask, context=guidance.context(step), token_mask=token_mask)
         return self.to_logits(guidance(x, rearrange(mask, "b t h w -> b (t h w)"), step))
 
+    @through_call
     def guidance(
         self, context: Tensor | None, context_mask: Tensor | None, *, cond_scale: float, every: int = 1
     ) -> Guidance:
@@ -129,6 +142,7 @@ class TokenTransformer(Pretrained):
 
     # context
 
+    @through_call
     def read_context(
         self, context: Tensor | None, context_mask: Tensor | None, dropped: Tensor | None = None
     ) -> Context | None:
@@ -138,11 +152,13 @@ class TokenTransformer(Pretrained):
         """
         if context is None:
             return None
-        context = self.context_norm(context)
+        # Padding may hold anything, and attention multiplies what it masks by 0.
+        context = self.context_norm(context.masked_fill(~context_mask[..., None], 0))
         if dropped is None:
             return Context(context, context_mask)
         return self._with_null(context, context_mask, dropped)
 
+    @through_call
     def null_context_like(self, context: Context | None) -> Context | None:
         """The null context for as many samples, of the same shape."""
         if context is None:
@@ -196,6 +212,10 @@ class TokenTransformer(Pretrained):
             return torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
         check_mask("context_mask", context_mask, context.shape[:2], values=values)
         return context_mask
+
+
+class CastingLayerNorm(CastsInput, nn.LayerNorm):
+    """A norm whose input may have any dtype."""
 
 
 def _repeated(x: Tensor | None, k: int) -> Tensor | None:

@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from phenaki_pytorch.core.modules import CastingLinear
 from phenaki_pytorch.layers.attention import KeyValueCache, causal_mask
 from phenaki_pytorch.layers.positions import rotary
 from phenaki_pytorch.layers.transformer import Transformer
@@ -58,8 +59,8 @@ class Encoder(nn.Module):
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.sizes = sizes
-        self.embed_first = nn.Linear(sizes.frame_values, sizes.dim)
-        self.embed_rest = nn.Linear(sizes.frame_values * sizes.temporal_patch_size, sizes.dim)
+        self.embed_first = CastingLinear(sizes.frame_values, sizes.dim)
+        self.embed_rest = CastingLinear(sizes.frame_values * sizes.temporal_patch_size, sizes.dim)
         self.spatial = sizes.spatial()
         self.temporal = sizes.temporal()
         self.to_code = nn.Linear(sizes.dim, sizes.code_dim)
@@ -69,14 +70,14 @@ class Encoder(nn.Module):
         has_first  whether these frames begin with the first one of the clip, which is a time step of its own
         caches     of the temporal layers: keys and values of the earlier pieces, to which those of this one are added
         """
-        frames = frames.to(self.embed_first.weight.dtype) * 2 - 1
+        frames = frames * 2 - 1
         ph, pw = self.sizes.patch_size
         steps = []
         if has_first:
             patches = rearrange(frames[:, :, :1], "b c 1 (h ph) (w pw) -> b 1 h w (c ph pw)", ph=ph, pw=pw)
             steps.append(self.embed_first(patches))  # (b, 1, h, w, d)
             frames = frames[:, :, 1:]
-        if frames.shape[2] > 0:
+        if frames.shape[2] > 0 or not has_first:
             tubelets = rearrange(
                 frames,
                 "b c (t pt) (h ph) (w pw) -> b t h w (c pt ph pw)",
@@ -85,8 +86,10 @@ class Encoder(nn.Module):
                 pw=pw,
             )
             steps.append(self.embed_rest(tubelets))  # (b, t, h, w, d)
-        x = along_space(self.spatial, torch.cat(steps, dim=1))
-        return self.to_code(along_time(self.temporal, x, self.sizes.temporal_window, caches))
+        x = torch.cat(steps, dim=1)
+        if x.shape[1] > 0:  # the first pieces of a stream may complete no time step
+            x = along_time(self.temporal, along_space(self.spatial, x), self.sizes.temporal_window, caches)
+        return self.to_code(x)
 
 
 class Decoder(nn.Module):
@@ -95,7 +98,7 @@ class Decoder(nn.Module):
     def __init__(self, sizes: Sizes):
         super().__init__()
         self.sizes = sizes
-        self.from_code = nn.Linear(sizes.code_dim, sizes.dim)
+        self.from_code = CastingLinear(sizes.code_dim, sizes.dim)
         self.temporal = sizes.temporal()
         self.spatial = sizes.spatial()
         self.pixels_first = nn.Linear(sizes.dim, sizes.frame_values)
@@ -103,7 +106,7 @@ class Decoder(nn.Module):
 
     def forward(self, features: Tensor, *, has_first: bool = True, caches: list[KeyValueCache] | None = None) -> Tensor:
         """`has_first`, `caches`: as in `Encoder`, of time steps instead of frames."""
-        x = self.from_code(features.to(self.from_code.weight.dtype))  # (b, t, h, w, d)
+        x = self.from_code(features)  # (b, t, h, w, d)
         x = along_space(self.spatial, along_time(self.temporal, x, self.sizes.temporal_window, caches))
         ph, pw = self.sizes.patch_size
         axes = {"c": self.sizes.channels, "ph": ph, "pw": pw}

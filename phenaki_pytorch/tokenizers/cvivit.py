@@ -7,14 +7,16 @@ No id depends on a later frame, and no frame on a later id (Phenaki, section 2.1
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · e = code_dim
 """
 
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, check_ids, pair
-from phenaki_pytorch.core.lengths import real_tokens
+from phenaki_pytorch.core.checks import check_at_least, check_ids, check_pixels, pair
+from phenaki_pytorch.core.lengths import real_tokens, zero_padding
+from phenaki_pytorch.core.modules import through_call
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.layers.positions import check_dim_head
 from phenaki_pytorch.layers.transformer import init_weights
@@ -51,8 +53,8 @@ class CViViT(Pretrained):
         self,
         *,
         dim: int,
-        image_size: int | tuple[int, int] | list[int],
-        patch_size: int | tuple[int, int] | list[int],
+        image_size: int | Sequence,
+        patch_size: int | Sequence,
         temporal_patch_size: int,
         spatial_depth: int,
         temporal_depth: int,
@@ -106,6 +108,11 @@ class CViViT(Pretrained):
             pixels.weight.data.mul_(0.1)  # so that the output starts near grey
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 
+    @classmethod
+    def without_values(cls, config: dict) -> dict:
+        """FSQ cannot be built without values, but has no weights either; any other quantizer of its width will do."""
+        return config | {"quantizer": "vq", "quantizer_kwargs": None} if config.get("quantizer") == "fsq" else config
+
     # sizes
 
     def grid(self, num_frames: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
@@ -126,10 +133,7 @@ class CViViT(Pretrained):
 
     # loss
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The loss, a scalar; arguments as in `losses`."""
-        return self.losses(*inputs, **named).total
-
+    @through_call
     def losses(self, video: Tensor, frame_mask: Tensor | None = None, **terms: Unpack[LossTerms]) -> TokenizerLosses:
         """All terms of the loss of a video (b, c, f, h, w) or images (b, c, h, w) in [0, 1].
 
@@ -140,17 +144,19 @@ class CViViT(Pretrained):
         A batch of images alone leaves the weights of tubelets without a gradient: DDP then needs
         `find_unused_parameters=True`.
         """
-        video = self._check_video(video)
-        check_terms(video, **terms)
         token_mask = None
         if frame_mask is not None:
+            video = zero_padding(video, frame_mask)
             token_mask = real_tokens(frame_mask, (len(video), *self.grid(*video.shape[2:])), self)
+        video = self._check_video(video)
+        check_terms(video, **terms)
         quantized, quantizer_loss = self._quantize(self.features(video), token_mask)
         return tokenizer_losses(self.decode_features(quantized), video, quantizer_loss, frame_mask, **terms)
 
     # video -> ids -> video
 
     @torch.no_grad()
+    @through_call
     def encode(self, video: Tensor) -> Tensor:
         """Video (b, c, f, h, w) or images (b, c, h, w) in [0, 1] -> ids (b, t, h, w), int64. No gradient.
 
@@ -166,6 +172,7 @@ class CViViT(Pretrained):
         return torch.cat([stream(frames) for frames in video.split(piece, dim=2)], dim=1)
 
     @torch.no_grad()
+    @through_call
     def decode(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> video (b, c, f, h · ph, w · pw), values near [0, 1], not clamped. No gradient.
 
@@ -195,23 +202,27 @@ class CViViT(Pretrained):
 
     # the four parts
 
+    @through_call
     def features(self, video: Tensor) -> Tensor:
         """Video (b, c, f, h, w) or images in [0, 1] -> the features that the quantizer is given, (b, t, h, w, e)."""
         return self.encoder(self._check_video(video))
 
     @torch.compiler.disable  # already here, so that the graph breaks once for this and the quantizer
+    @through_call
     def nearest(self, features: Tensor) -> Tensor:
         """Features before quantization, (b, t, h, w, e) -> ids (b, t, h, w), int64. No gradient."""
         b, t, h, w, _ = features.shape
         ids = self.quantizer.ids(rearrange(features, "b t h w e -> b (t h w) e"))
         return rearrange(ids, "b (t h w) -> b t h w", b=b, t=t, h=h, w=w)
 
+    @through_call
     def code_features(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> the quantized features, (b, t, h, w, e)."""
         b, t, h, w = ids.shape
         features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
         return rearrange(features, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w)
 
+    @through_call
     def decode_features(self, features: Tensor) -> Tensor:
         """Quantized features (b, t, h, w, e) -> video (b, c, f, h · ph, w · pw), not clamped."""
         if features.ndim != 5 or features.shape[-1] != self.code_dim or 0 in features.shape:
@@ -219,6 +230,16 @@ class CViViT(Pretrained):
         return self.decoder(features)
 
     # inside
+
+    @through_call
+    def encode_piece(self, frames: Tensor, has_first: bool, caches: list) -> Tensor:
+        """Frames (b, c, f, h, w) of whole time steps -> features; see `Encoder` for the other arguments."""
+        return self.encoder(frames, has_first=has_first, caches=caches)
+
+    @through_call
+    def decode_piece(self, ids: Tensor, has_first: bool, caches: list) -> Tensor:
+        """Ids (b, t, h, w) -> frames; see `Decoder` for the other arguments."""
+        return self.decoder(self.code_features(ids), has_first=has_first, caches=caches)
 
     @torch.compiler.disable  # beside `nearest`, the only place where a compiled graph breaks
     def _quantize(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -251,6 +272,7 @@ class CViViT(Pretrained):
         if video.shape[1] != self.channels:
             raise ValueError(f"video must have {self.channels} channels, got {video.shape[1]}")
         self._check_image_size(*video.shape[3:])
+        check_pixels("video", video)
         return video
 
     def _check_image_size(self, height: int, width: int) -> None:

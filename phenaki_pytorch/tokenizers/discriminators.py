@@ -12,8 +12,9 @@ b = batch · c = channels · f = frames · n = frames that are judged
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_at_least, pair
-from phenaki_pytorch.core.modules import without_gradients
+from phenaki_pytorch.core.modules import CastsInput, through_call, without_gradients
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.tokenizers.losses import frames_of
 
@@ -55,7 +56,7 @@ class Discriminator(Pretrained):
     def __init__(
         self,
         *,
-        image_size: int | tuple[int, int] | list[int],
+        image_size: int | Sequence,
         channels: int = 3,
         dim: int = 512,
         channel_multiplier: float = 1.0,
@@ -89,7 +90,7 @@ class Discriminator(Pretrained):
             sizes.append(tuple(math.ceil(side / 2) for side in sizes[-1]))
         widths = [_width(min(size), dim, channel_multiplier) for size in sizes]
         self.network = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, padding=1),
+            CastingConv2d(channels, widths[0], 3, padding=1),
             nn.LeakyReLU(SLOPE),
             *(ResidualBlock(*ends) for ends in pairwise(widths)),
             nn.Conv2d(widths[-1], dim, 3, padding=1),
@@ -109,10 +110,7 @@ class Discriminator(Pretrained):
         # Saved, so that a resumed run has its penalty in the same steps.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, *inputs: Any, **named: Any) -> Tensor:
-        """The discriminator's loss, a scalar; arguments as in `losses`."""
-        return self.losses(*inputs, **named).total
-
+    @through_call
     def losses(self, real: Tensor, fake: Tensor, frame_mask: Tensor | None = None) -> DiscriminatorLosses:
         """E softplus(−logit(real)) + E softplus(logit(fake)), and R1 in every `r1_every`-th training step.
 
@@ -142,6 +140,7 @@ class Discriminator(Pretrained):
             fake_logits=fake_logits.mean(),
         )
 
+    @through_call
     def generator_loss(self, fake: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """E softplus(−logit(fake)), small where fake frames pass for real; and the mean logit.
 
@@ -161,8 +160,7 @@ class Discriminator(Pretrained):
 
     def _scaled(self, frames: Tensor) -> Tensor:
         """[0, 1] -> [−1, 1], in the channels-last memory format, which is faster for convolutions."""
-        frames = frames.to(self.network[0].weight.dtype) * 2 - 1
-        return frames.contiguous(memory_format=torch.channels_last)
+        return (frames * 2 - 1).contiguous(memory_format=torch.channels_last)
 
     def check_frames(self, frames: Tensor) -> Tensor:
         """Refuse all but frames (n, c, h, w) of this discriminator's size."""
@@ -174,6 +172,10 @@ class Discriminator(Pretrained):
                 f"n ≥ 1, got {tuple(frames.shape)}"
             )
         return frames
+
+
+class CastingConv2d(CastsInput, nn.Conv2d):
+    """A convolution whose input may have any dtype."""
 
 
 class ResidualBlock(nn.Module):

@@ -10,15 +10,18 @@ All computation is in float32, under autocast too, and the quantizer stays float
 b = batch · n = tokens · d = code_dim
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
 from phenaki_pytorch.core.modules import in_eval_mode
-from phenaki_pytorch.tokenizers.quantizer_fixes import codebooks_of, follow_processes, joint_entropy
+from phenaki_pytorch.tokenizers.quantizer_fixes import codebooks_of, follow_processes, joint_entropy, several_processes
 
 QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
 CHUNK = 4096  # features whose similarities to all codes are in memory at a time
@@ -81,7 +84,7 @@ class Quantizer(nn.Module):
         if width != dim:
             raise ValueError(f"code_dim is {dim}, the quantizer given is {width} wide")
         self.codebook_size = codebook_size
-        self.quantizer = quantizer
+        self.quantizer = quantizer.float()  # whatever the default dtype
         # Whether the codes are to be initialised by the first batch.
         initialised = [codebook.initted for codebook in codebooks_of(quantizer)]
         self.initialised_by_data = any(not each.is_meta and not each for each in initialised)
@@ -105,7 +108,7 @@ class Quantizer(nn.Module):
         """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
         if self.follows_processes:
             follow_processes(self.quantizer)
-        with torch.autocast(features.device.type, enabled=False), joint_entropy():
+        with torch.autocast(features.device.type, enabled=False), joint_entropy(), self._undone_if_not_finite(features):
             quantized, ids, *rest = self.quantizer(features.float())
         self._check_ids(ids, features)
         loss = rest[0] if rest else quantized.new_zeros(())  # FSQ has no loss
@@ -143,6 +146,21 @@ class Quantizer(nn.Module):
         ids = self.quantizer(features)[1].long()
         self._check_ids(ids, features)
         return ids
+
+    @contextmanager
+    def _undone_if_not_finite(self, features: Tensor) -> Iterator[None]:
+        """Keep the codebook as it was where features of any process are not finite; without waiting for a device."""
+        averages = [buffer for codebook in codebooks_of(self.quantizer) for buffer in codebook.buffers()]
+        before = [buffer.clone() for buffer in averages] if self.training else []
+        yield
+        finite = features.detach().isfinite().all()
+        if before and several_processes():
+            finite = finite.int()
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+            finite = finite.bool()
+        with torch.no_grad():
+            for buffer, value in zip(averages, before):
+                buffer.copy_(torch.where(finite, buffer, value))
 
     def _check_ids(self, ids: Tensor, features: Tensor) -> None:
         if ids.shape != features.shape[:2]:

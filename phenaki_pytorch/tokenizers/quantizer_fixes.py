@@ -26,7 +26,7 @@ def several_processes() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def codebooks_of(quantizer: nn.Module) -> list[Codebook]:
+def codebooks_of(quantizer: nn.Module) -> list:
     """The codebooks in a quantizer that move by averages."""
     return [part for part in quantizer.modules() if isinstance(part, Codebook)]
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_ids
-from phenaki_pytorch.core.modules import autocast_dtype
 from phenaki_pytorch.tokenizers.causal_vit import temporal_caches
 
 
@@ -51,19 +50,14 @@ class EncoderStream:
                     f"got {tuple(frames.shape)} after {tuple(self._pending.shape)}"
                 )
             frames = torch.cat((self._pending, frames), dim=2)
-        b, _, f, height, width = frames.shape
         first = 0 if self._started else 1
         stride = self._cvivit.temporal_patch_size
-        complete = first + (f - first) // stride * stride
+        complete = max(0, first + (frames.shape[2] - first) // stride * stride)
         # Copied, because a view would keep the memory of all the frames.
         self._pending = frames[:, :, complete:].clone()
-        if complete == 0:
-            _, h, w = self._cvivit.grid(1, height, width)
-            like = self._cvivit.encoder.to_code.weight
-            dtype = autocast_dtype(like.device.type) or like.dtype
-            return torch.empty(b, 0, h, w, self._cvivit.code_dim, device=like.device, dtype=dtype)
-        has_first, self._started = not self._started, True
-        return self._cvivit.encoder(frames[:, :, :complete], has_first=has_first, caches=self._caches)
+        has_first = not self._started and complete > 0
+        self._started |= complete > 0
+        return self._cvivit.encode_piece(frames[:, :, :complete], has_first, self._caches)
 
 
 class DecoderStream:
@@ -88,4 +82,4 @@ class DecoderStream:
                 f"after {self._shape}"
             )
         has_first, self._shape = self._shape is None, (b, h, w)
-        return self._cvivit.decoder(self._cvivit.code_features(ids), has_first=has_first, caches=self._caches)
+        return self._cvivit.decode_piece(ids, has_first, self._caches)

@@ -68,7 +68,7 @@ def test_learned_positions_are_sums_of_one_row_per_axis():
     positions = LearnedPositions(6, (2, 3, 4))
     assert [tuple(table.shape) for table in positions.parameters()] == [(2, 6), (3, 6), (4, 6)]
     table = positions((2, 3, 4)).unflatten(0, (2, 3, 4))
-    t, h, w = positions.tables
+    t, h, w = positions.tables.parameters()
     for position in ((0, 0, 0), (1, 0, 0), (0, 2, 1), (1, 2, 3)):
         torch.testing.assert_close(table[position], t[position[0]] + h[position[1]] + w[position[2]])
     assert len({tuple(row.tolist()) for row in table.flatten(0, 2)}) == 24
@@ -84,8 +84,9 @@ def test_smaller_grids_use_the_same_rows():
 def test_learned_positions_get_gradients():
     positions = LearnedPositions(6, (3, 2, 2))
     positions((2, 2, 2)).sum().backward()
-    assert positions.tables[0].grad[:2].abs().min() > 0
-    assert torch.equal(positions.tables[0].grad[2], torch.zeros(6))
+    first = next(positions.parameters())
+    assert first.grad[:2].abs().min() > 0
+    assert torch.equal(first.grad[2], torch.zeros(6))
 
 
 @pytest.mark.parametrize("grid", [(4, 2, 2), (3, 2, 3), (3, 2)])
