@@ -10,7 +10,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import free_to_look
+from phenaki_pytorch.core.checks import check_bool, free_to_look
 from phenaki_pytorch.core.contracts import Lengths
 
 
@@ -42,8 +42,7 @@ def real_tokens(frame_mask: Tensor, ids_shape: Sequence, tokenizer: Lengths) -> 
     b, t, h, w = ids_shape
     lengths = torch.tensor([tokenizer.num_frames(steps) for steps in range(1, t + 1)], device=frame_mask.device)
     f = tokenizer.num_frames(t)
-    if frame_mask.dtype != torch.bool or frame_mask.shape != (b, f):
-        raise ValueError(f"frame_mask must be bool ({b}, {f}), got {frame_mask.dtype} {tuple(frame_mask.shape)}")
+    check_bool("frame_mask", frame_mask, torch.Size((b, f)))
     if free_to_look(frame_mask):
         counts = frame_mask.sum(dim=1)
         prefix = torch.arange(f, device=frame_mask.device) < counts[:, None]

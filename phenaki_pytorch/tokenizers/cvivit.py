@@ -150,7 +150,7 @@ class CViViT(Pretrained):
             token_mask = real_tokens(frame_mask, (len(video), *self.grid(*video.shape[2:])), self)
         video = self._check_video(video)
         check_terms(video, **terms)
-        quantized, quantizer_loss = self._quantize(self.features(video), token_mask)
+        quantized, quantizer_loss = self._quantize(self.encoder(video), token_mask)
         return tokenizer_losses(self.decode_features(quantized), video, quantizer_loss, frame_mask, **terms)
 
     # video -> ids -> video
@@ -167,7 +167,7 @@ class CViViT(Pretrained):
         _, h, w = self.grid(1, height, width)
         piece = self.num_frames(max(1, MAX_TOKENS // (b * h * w)))
         if f <= piece:
-            return self.nearest(self.features(video))
+            return self.nearest(self.encoder(video))
         stream = self.encoder_stream()
         return torch.cat([stream(frames) for frames in video.split(piece, dim=2)], dim=1)
 
