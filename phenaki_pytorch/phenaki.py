@@ -24,7 +24,7 @@ from phenaki_pytorch.core.checks import batch_of
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import through_call, uncompiled
-from phenaki_pytorch.core.saving import Pretrained, Stage, read_config, write_config
+from phenaki_pytorch.core.saving import CONFIG, Pretrained, Stage, built, read_config, write_config
 from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
 from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, sampling_options
@@ -293,9 +293,11 @@ class Phenaki(Pretrained):
         """Build what `save_pretrained` wrote, on the CPU.
 
         `given`: `text_encoder`, `cvivit`, `critic` where they were the user's own, `quantizer` if the tokenizer's was.
+        Errors are those of `Pretrained.from_pretrained`.
         """
         quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
         config = read_config(directory, cls.GIVEN, given)
+        _check_names(Path(directory) / CONFIG, config, given)
         if config["cvivit"] == "cvivit":
             config["cvivit"] = CViViT.from_pretrained(Path(directory) / "cvivit", **quantizer)
         elif quantizer:
@@ -303,9 +305,23 @@ class Phenaki(Pretrained):
         if config["text_encoder"] is None:
             del config["text_encoder"]
         elif isinstance(config["text_encoder"], dict):
-            config["text_encoder"] = T5TextEncoder(**config["text_encoder"])
+            config["text_encoder"] = built(T5TextEncoder, Path(directory) / CONFIG, config["text_encoder"])
         config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
         if config.get("critic") in CRITICS:
             backbone = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
             config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **backbone)
         return cls(**config)
+
+
+def _check_names(path: Path, config: dict, given: dict) -> None:
+    """Refuse, with a ValueError, what `write_to` does not write."""
+    if missing := {"text_encoder", "cvivit"} - config.keys():
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    if foreign := config.keys() - {"text_encoder", "cvivit", "critic"}:
+        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}, which no Phenaki has")
+    for name, known in (("cvivit", ["cvivit"]), ("critic", [None, *CRITICS])):
+        if name not in given and config.get(name) not in known:
+            raise ValueError(f"{path} must have one of {known} as {name}, got {config[name]!r}")
+    encoder = config["text_encoder"]
+    if "text_encoder" not in given and not isinstance(encoder, dict | str | None):
+        raise ValueError(f"{path} must have the arguments of a T5TextEncoder as text_encoder, got {encoder!r}")

@@ -202,3 +202,32 @@ def test_weights_of_another_model_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "depth": 3}))
     with pytest.raises(ValueError, match=r"blocks\.2"):
         MaskGit.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"cvivit": None}, "as cvivit, got None"),
+        ({"critic": ["TokenCritic"]}, "as critic"),
+        ({"critic": "Critic"}, "as critic, got 'Critic'"),
+        ({"text_encoder": 3}, "as text_encoder, got 3"),
+        ({"text_encoder": {"size": 3}}, "no arguments of T5TextEncoder"),
+        ({"steps": 3}, "holds steps, which no Phenaki has"),
+    ],
+)
+def test_a_config_that_is_no_systems_is_named(tmp_path, changes, message):
+    tiny_phenaki(dim_context=None).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ValueError, match=rf"config\.json .*{message}"):
+        Phenaki.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["cvivit", "text_encoder"])
+def test_what_the_config_of_a_system_lacks_is_named(tmp_path, missing):
+    tiny_phenaki(dim_context=None).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config[missing]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json lacks {missing}"):
+        Phenaki.from_pretrained(tmp_path)

@@ -60,11 +60,11 @@ class Pretrained(HookedModule):
         shapes = read_shapes(weights)
         _check_depths(path, config, len(shapes))
         with torch.device("meta"):  # takes no memory, whatever the config says
-            expected = _built(cls, path, cls.without_values(config)).state_dict()
+            expected = built(cls, path, cls.without_values(config)).state_dict()
         for name, tensor in expected.items():
             if not name.startswith("quantizer.") and shapes.get(name) != tuple(tensor.shape):
                 raise ValueError(f"{path} asks for {name} of {tuple(tensor.shape)}, {weights} has {shapes.get(name)}")
-        module = _built(cls, path, config)
+        module = built(cls, path, config)
         try:
             load_model(module, str(weights))
         except RuntimeError as error:
@@ -77,7 +77,8 @@ class Pretrained(HookedModule):
         return config
 
 
-def _built(cls: type[nn.Module], path: Path, config: dict[str, Any]) -> nn.Module:
+def built(cls: type[nn.Module], path: Path, config: dict[str, Any]) -> nn.Module:
+    """`cls(**config)`; ValueError, with the path of the config, where these are no arguments of the class."""
     try:
         return cls(**config)
     except (TypeError, ValueError, RuntimeError) as error:
