@@ -6,7 +6,7 @@
     python examples/benchmark.py --sizes small --modes compiled    # torch.compile
     python examples/benchmark.py --cost cost.png                   # cost against length, tokens and batch
 
-Each line is measured in a process of its own, as the median of its repetitions.
+Each line is measured in a process of its own, as the median of its repetitions, and written as soon as it is measured.
 
 share      the time that the pass's least work (benchmarks/least_work.py) takes at the machine's peak, over the
            measured time. The peak is that of matrix products. It is measured before and after every repetition and the
@@ -23,17 +23,23 @@ training step, and once in every other pass.
 
 import argparse
 import csv
+import io
 import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 
+import torch
+
 from benchmarks.passes import PASSES, SIZES
+from data.flags import given_names, integer, mistakes_in_one_line, refuse_idle
 from data.media import write_plots
+from data.outputs import check_writable
 
 PRECISIONS = ("float32", "bfloat16")
 LONG = "long generate"
@@ -104,6 +110,7 @@ def cost(args: argparse.Namespace) -> dict[str, dict[str, list[tuple[float, floa
         if key == "windows" and rows:
             panels["a video, MiB against windows"] = {"MiB": [(row["x"], row["MiB"]) for row in rows]}
             each = rows[-1]["each window"]
+        if key == "windows" and rows and len(each) > 1:
             panels["the longest video, seconds of each window"] = {"seconds": list(enumerate(each, 1))}
             middle = statistics.median(each[1:])
             off = [f"{value / middle - 1:+.0%}" for value in (min(each[1:]), max(each[1:]))]
@@ -118,13 +125,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--passes", nargs="+", choices=tuple(PASSES), default=list(PASSES), help="default: all")
     add("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), help="default: both")
     add("--modes", nargs="+", choices=("eager", "compiled", "plain", "products"), default=["eager"], help="see above")
-    add("--windows", type=int, nargs="+", default=[1, 4, 16], help="of the long generation; default: %(default)s")
-    add("--batch", type=int, default=1)
-    add("--repeat", type=int, default=5, help="repetitions; default: %(default)s")
-    add("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    add("--windows", type=integer(), nargs="+", default=[1, 4, 16], help="of the long generation; default: %(default)s")
+    add("--batch", type=integer(), default=1)
+    add("--repeat", type=integer(), default=5, help="repetitions; default: %(default)s")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--csv", type=Path, help="where to write the table as well")
     add("--cost", type=Path, help="a PNG: measure instead what length, ids and batch cost, and plot it")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_used(parser, args, given_names(parser, argv))
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that torch finds")
+    return args
+
+
+def check_used(parser: argparse.ArgumentParser, args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse arguments without effect, and those that leave nothing to measure."""
+    if args.cost:
+        of_table = ("sizes", "passes", "precisions", "modes", "windows", "batch", "csv")
+        refuse_idle(parser, given, "with --cost, which has its own cases", *of_table)
+    elif LONG not in args.passes:
+        refuse_idle(parser, given, f"without the pass {LONG!r}", "windows")
+    if next(cases(args), None) is None:
+        parser.error(f"the plain implementation has no {LONG!r}: expected another pass or mode")
 
 
 def cases(args: argparse.Namespace) -> Iterator[dict]:
@@ -146,25 +168,41 @@ def cases(args: argparse.Namespace) -> Iterator[dict]:
             }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_arguments(argv)
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    if args.cost:
-        write_plots(args.cost, cost(args), from_zero=True)
-        return
-    rows = []
+def rows_of(args: argparse.Namespace) -> Iterator[dict]:
+    """The rows of the table, each as soon as it is measured."""
     for case in cases(args):
         row = measured(case)
         if row is not None:
             if row["pass"] == LONG:
                 row["pass"] += f", {row['windows']} windows"
-            rows.append(row)
             print(line(row), flush=True)
-    if args.csv:
-        with args.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
+            yield row
+
+
+def write_table(args: argparse.Namespace) -> None:
+    """Print the table, and write it where --csv says."""
+    with args.csv.open("w", newline="", encoding="utf-8") if args.csv else nullcontext(io.StringIO()) as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        count = 0
+        for row in rows_of(args):
+            writer.writerow(row)
+            file.flush()
+            count += 1
+    if count == 0:
+        raise ValueError("no case could be measured")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    with mistakes_in_one_line(__file__):
+        for path in filter(None, (args.csv, args.cost)):
+            check_writable(path)
+        print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+        if args.cost:
+            write_plots(args.cost, cost(args), from_zero=True)
+        else:
+            write_table(args)
 
 
 if __name__ == "__main__":

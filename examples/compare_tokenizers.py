@@ -3,20 +3,25 @@
     python examples/compare_tokenizers.py runs/pixels runs/full --size 64 --sheet sheet.png --curves curves.png
     python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
 
-Each folder is the --out of a training of a tokenizer. None of the clips is in the training data.
+Each folder is the --out of a training of a tokenizer. None of the clips is in the training data. After an error, or
+Ctrl-C, the table has the columns that are measured.
 
 b = batch · c = channels · f = frames
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from data.flags import integer, mistakes_in_one_line
 from data.media import read_curves, write_plots, write_sheet
 from data.moving_shapes import MovingShapes
+from data.outputs import check_writable
+from data.runs import SEED, load_tokenizer
 from evaluation.measures import BATCH, judged_reconstruction, psnr, reconstruction
 from phenaki_pytorch import CViViT
 
@@ -30,9 +35,9 @@ CURVES = {
 
 
 def height_and_width(text: str) -> tuple[int, int]:
-    """ "32" -> (32, 32), "32x64" -> (32, 64)."""
+    """ "32" -> (32, 32), "32x64" -> (32, 64), a `type` for argparse."""
     height, _, width = text.partition("x")
-    return int(height), int(width or height)
+    return integer()(height), integer()(width or height)
 
 
 def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tuple[Tensor, list[str]]:
@@ -46,7 +51,8 @@ def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tu
 def below_best(folder: Path) -> float:
     """The best PSNR of a training minus that at its end, in dB."""
     curves = read_curves(folder / "tokenizer" / "curves.csv")
-    psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first"))]  # images have only first frames
+    # Images have only first frames; without any PSNR there is no best one.
+    psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first", [(0, math.nan)]))]
     return max(psnrs) - psnrs[-1]
 
 
@@ -96,35 +102,61 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("folders", type=Path, nargs="+", help="the --out of each training")
-    add("--size", type=int, default=32, help="of the clips that are judged, in pixels; default: %(default)s")
-    add("--frames", type=int, default=9, help="of each clip; default: %(default)s")
-    add("--count", type=int, default=200, help="number of clips; default: %(default)s")
-    add("--seed", type=int, default=1, help="of the clips; default: %(default)s")
-    add("--sizes", type=height_and_width, nargs="*", default=(), help="PSNR at these sizes, such as 32x64")
+    add("--size", type=integer(), default=32, help="of the clips that are judged, in pixels; default: %(default)s")
+    add("--frames", type=integer(), default=9, help="of each clip; default: %(default)s")
+    add("--count", type=integer(), default=200, help="number of clips; default: %(default)s")
+    add("--seed", type=SEED, default=1, help="of the clips; default: %(default)s")
+    add("--sizes", type=height_and_width, nargs="+", default=(), help="PSNR at these sizes, such as 32x64")
     add("--sheet", type=Path, help="a PNG: the last frames of clips and of their reconstructions")
     add("--curves", type=Path, help="a PNG: PSNR and edge energy of all trainings against their steps")
     return parser.parse_args(argv)
 
 
-@torch.no_grad()
-def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_arguments(argv)
-    tokenizers = [CViViT.from_pretrained(folder / "model" / "cvivit").eval() for folder in args.folders]
-    names = [folder.name for folder in args.folders]
+def check(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
+    """Refuse, before anything is measured, what could only fail later."""
+    if len({folder.name for folder in tokenizers}) < len(tokenizers):
+        raise ValueError(f"expected runs of different names, got {', '.join(map(str, tokenizers))}")
+    if args.curves and not curves_of(list(tokenizers)):
+        raise ValueError(f"the curves of these runs share none of {', '.join(CURVES.values())}")
+    for folder, cvivit in tokenizers.items():
+        below_best(folder)
+        for height, width in ((args.size, args.size), *args.sizes):
+            cvivit.grid(args.frames, height, width)
+
+
+def compare(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
+    """Measure all tokenizers, print the tables and write what is asked for."""
+    names = [folder.name for folder in tokenizers]
     options = {"frames": args.frames, "count": args.count, "seed": args.seed}
     videos, captions = clips_of((args.size, args.size), **options)
-    columns = [measure(folder, cvivit, videos, captions) for folder, cvivit in zip(args.folders, tokenizers)]
-    print(markdown(names, {row: [column[row] for column in columns] for row in columns[0]}))
+    columns = []
+    try:
+        for folder, cvivit in tokenizers.items():
+            columns.append(measure(folder, cvivit, videos, captions))
+    finally:
+        if columns:
+            print(markdown(names[: len(columns)], {row: [column[row] for column in columns] for row in columns[0]}))
     if args.sizes:
         rows = {}
         for size in args.sizes:
             clips, _ = clips_of(size, **options)
-            rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers]
+            rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers.values()]
         print("\n" + markdown(names, rows))
     if args.curves:
-        write_plots(args.curves, curves_of(args.folders), xlabel="step")
+        write_plots(args.curves, curves_of(list(tokenizers)), xlabel="step")
     if args.sheet:
-        write_last_frames(args.sheet, names, tokenizers, videos[:SHOWN])
+        write_last_frames(args.sheet, names, list(tokenizers.values()), videos[:SHOWN])
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    with mistakes_in_one_line(__file__):
+        for path in filter(None, (args.sheet, args.curves)):
+            check_writable(path)
+        tokenizers = {folder: load_tokenizer(folder / "model").eval() for folder in args.folders}
+        check(args, tokenizers)
+        compare(args, tokenizers)
 
 
 if __name__ == "__main__":

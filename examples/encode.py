@@ -2,7 +2,7 @@
 
     python examples/encode.py clip.mp4                              # writes runs/clip.safetensors
     python examples/encode.py runs/clip.safetensors                 # writes runs/clip.mp4
-    python examples/encode.py clip.mp4 --tokenizer runs/phenaki/model/cvivit --fps 8 --out ids.safetensors
+    python examples/encode.py clip.mp4 --tokenizer runs/phenaki/model --fps 8 --out ids.safetensors
 
 A file of ids holds "ids", int32 (t, h, w), and in its metadata the frame rate. The video is resized and cropped to the
 tokenizer's image_size, and encoded in pieces, so that a file of any length needs the memory of a few seconds. Frames at
@@ -12,17 +12,20 @@ f = frames · t, h, w = grid of ids
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from data.media import write_mp4, written
-from data.runs import PRETRAINED
+from data.flags import mistakes_in_one_line, number
+from data.media import write_mp4
+from data.outputs import check_writable, written
+from data.runs import MAX_FPS, PRETRAINED, load_tokenizer
 from data.video_reader import read_clip, read_timeline
 from phenaki_pytorch import CViViT
 
@@ -32,6 +35,8 @@ PIECE = 64  # frames
 def pieces_of(path: Path, size: tuple[int, int], fps: float | None) -> tuple[Iterator[Tensor], float]:
     """The frames of a file, (1, 3, f, height, width) at a time, and their rate."""
     timeline = read_timeline(path)
+    if timeline.note:
+        print(f"warning: {path}: {timeline.note}", file=sys.stderr)
     times = timeline.pick(0, int(timeline.clip_lengths(fps, 1)[0]), fps, 1)
     parts = (times[first : first + PIECE] for first in range(0, len(times), PIECE))
     return (read_clip(path, part, size)[None] for part in parts), fps or timeline.rate
@@ -48,11 +53,33 @@ def encode(cvivit: CViViT, path: Path, out: Path, fps: float | None) -> None:
     print(f"wrote {out}: {t} × {h} × {w} ids of {cvivit.num_frames(t)} frames at {rate:g} a second{left_out}")
 
 
+def read_ids(path: Path, cvivit: CViViT) -> tuple[Tensor, float]:
+    """The ids of a file, int64 (t, h, w), and their frame rate. ValueError where they are none of the tokenizer's."""
+    with path.open("rb"):  # safetensors has its own errors for a missing file, a folder and a lack of permission
+        pass
+    try:
+        with safe_open(path, "pt") as file:
+            ids, fps = file.get_tensor("ids"), (file.metadata() or {}).get("fps", "8")
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no ids: {error}") from error
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.ndim != 3 or ids.numel() == 0:
+        raise ValueError(f"{path} must hold ids, whole numbers (t, h, w), got {ids.dtype} {tuple(ids.shape)}")
+    ids, grid = ids.long(), cvivit.grid(cvivit.num_frames(1))
+    if ids.shape[1:] != grid[1:] or ids.min() < 0 or ids.max() >= cvivit.codebook_size:
+        raise ValueError(
+            f"{path} must hold ids below {cvivit.codebook_size} in a grid of {grid[1]} × {grid[2]}, those of the "
+            f"tokenizer; got {ids.min()} to {ids.max()} in a grid of {ids.shape[1]} × {ids.shape[2]}"
+        )
+    try:
+        return ids, number(above=0, at_most=MAX_FPS)(fps)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{path} has a wrong frame rate: {error}") from error
+
+
 def decode(cvivit: CViViT, path: Path, out: Path, fps: float | None) -> None:
-    with safe_open(path, "pt") as file:
-        ids, saved = file.get_tensor("ids").long()[None], (file.metadata() or {}).get("fps", "8")
-    video = cvivit.decode(ids.to(device_of(cvivit)))[0].clamp(0, 1).cpu()
-    write_mp4(out, video, fps or float(saved))
+    ids, saved = read_ids(path, cvivit)
+    video = cvivit.decode(ids[None].to(device_of(cvivit)))[0].clamp(0, 1).cpu()
+    write_mp4(out, video, fps or saved)
     print(f"wrote {out}: {video.shape[1]} frames")
 
 
@@ -60,23 +87,29 @@ def device_of(cvivit: CViViT) -> torch.device:
     return next(cvivit.parameters()).device
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("file", type=Path, help="a video, or a .safetensors file of ids")
-    add("--tokenizer", type=Path, default=PRETRAINED / "cvivit", help="the folder of a CViViT; default: %(default)s")
+    add("--tokenizer", type=Path, default=PRETRAINED, help="the folder of a CViViT or a model; default: %(default)s")
     add("--out", type=Path, help="default: runs/ and the name of FILE, with the other suffix")
-    add("--fps", type=float, help="rate at which to take the frames, or to play them; default: the file's own")
+    add("--fps", type=number(above=0, at_most=MAX_FPS), help="rate to take frames or play them at; default: the file's")
     args = parser.parse_args(argv)
-    if args.fps is not None and not 0 < args.fps <= 1000:
-        parser.error(f"--fps must be above 0 and at most 1000, got {args.fps}")
-    decodes = args.file.suffix == ".safetensors"
-    out = args.out or Path("runs") / args.file.with_suffix(".mp4" if decodes else ".safetensors").name
-    try:
-        cvivit = CViViT.from_pretrained(args.tokenizer).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        (decode if decodes else encode)(cvivit, args.file, out, args.fps)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"encode.py: {error}") from error
+    args.decodes = args.file.suffix.lower() == ".safetensors"
+    suffix = ".mp4" if args.decodes else ".safetensors"
+    if args.out is None:
+        args.out = Path("runs") / f"{args.file.stem}{suffix}"
+    if args.out.suffix.lower() != suffix:
+        parser.error(f"--out must end in {suffix}, got {args.out}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    with mistakes_in_one_line(__file__):
+        check_writable(args.out)
+        cvivit = load_tokenizer(args.tokenizer).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        (decode if args.decodes else encode)(cvivit, args.file, args.out, args.fps)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
 
 Writes OUT.mp4, OUT.gif and OUT.png, a sheet of the frames with the prompts above them. With --image or --video the
 result begins with the picture, or with the last frames of the file, and goes on with generated frames. With --count
-above 1 there is one OUT-1.mp4 and OUT-1.gif for each sample, and one sheet of all.
+above 1 there is one OUT-1.mp4 and OUT-1.gif for each sample, and one sheet of all. Arguments that would have no effect
+are refused, and so are prompts without a word, or without a word that the model knows.
 
 The default of --model is the model in pretrained/, which was trained on moving shapes, and without prompts a story of
 three scenes. The plan.json beside the model's folder, if there is one, gives the defaults: those of the training.
@@ -28,24 +29,31 @@ from einops import repeat
 from torch import Tensor
 from tqdm import tqdm
 
+from data.flags import integer, mistakes_in_one_line, number
 from data.media import write_gif, write_mp4, write_sheet
+from data.outputs import check_writable
 from data.runs import (
+    MAX_FPS,
     PRETRAINED,
+    SEED,
     add_sampling,
     asked_sampling,
+    check_sampling,
     load_model,
     planned_sampling,
     read_plan,
     unknown_words,
 )
-from data.video_folder import read_image, read_video
-from data.video_reader import read_timeline
+from data.video_reader import read_image, read_timeline, read_video
+from data.word_vectors import words_of
 from phenaki_pytorch import Phenaki
 from phenaki_pytorch.core.contracts import Lengths
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
 STORY = ("a red circle moves right", "a red circle turns up", "a red circle turns left")
 SHOWN_SIZE = 128  # pixels; smaller videos are enlarged to about this size
+LARGEST = 16384  # pixels of a side that H.264 takes
+NAMED_WORDS = 50  # of a training's captions, in a message
 
 Scene = tuple[str, Tensor]  # the prompt, or "given", and frames (b, c, f, h, w)
 
@@ -56,28 +64,67 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("prompts", nargs="*", help="one for each scene; none for an unconditional model")
     add("--model", type=Path, default=PRETRAINED, help="the folder model/ that train_prior.py or train.py left")
     add("--out", type=Path, default=Path("runs/video"), help="OUT.mp4, OUT.gif, OUT.png; default: %(default)s")
-    add("--count", type=int, default=1, help="number of samples")
-    add("--seed", type=int, default=0)
+    add("--count", type=integer(), default=1, help="number of samples")
+    add("--seed", type=SEED, default=0)
     given = parser.add_mutually_exclusive_group().add_argument
     given("--image", type=Path, help="a picture to animate: the first frame of the result")
     given("--video", type=Path, help="a video to continue: the result begins with its last --overlap frames")
     length = parser.add_argument_group("length").add_argument
-    length("--frames", type=int, nargs="+", help="new frames of all scenes, or of each; default: those of one pass")
-    length("--overlap", type=int, help="frames that each scene shares with those before; default: half a window")
+    length(
+        "--frames", type=integer(), nargs="+", help="new frames of all scenes, or of each; default: those of one pass"
+    )
+    length("--overlap", type=integer(), help="frames that each scene shares with those before; default: half a window")
     add_sampling(parser)
     look = parser.add_argument_group("picture").add_argument
-    look("--fps", type=float, help="frame rate; default: the training's --fps, or the rate of --video, or 8")
-    look("--scale", type=int, help="enlarge by a whole number; default: to about 128 pixels")
+    rate = "frame rate; default: the training's --fps, or the rate of --video, or 8; the gif has at most 50"
+    look("--fps", type=number(above=0, at_most=MAX_FPS), help=rate)
+    look("--scale", type=integer(), help="enlarge by a whole number; default: to about 128 pixels")
 
     args = parser.parse_args(argv)
-    for name in ("count", "overlap", "scale", "fps"):
-        if getattr(args, name) is not None and getattr(args, name) <= 0:
-            parser.error(f"--{name} must be above 0, got {getattr(args, name)}")
     if args.model == PRETRAINED and not (args.prompts or args.image or args.video):
         args.prompts = list(STORY)
-    if args.out.suffix in (".mp4", ".gif", ".png"):
+    if args.out.suffix.lower() in (".mp4", ".gif", ".png"):
         args.out = args.out.with_suffix("")
+    if args.out.name in ("", ".."):
+        parser.error(f"--out must be the name of files, got {args.out}")
     return args
+
+
+def out_files(args: argparse.Namespace) -> tuple[list[tuple[Path, Path]], Path]:
+    """The mp4 and the gif of each sample, and the sheet."""
+    names = [args.out.name] if args.count == 1 else [f"{args.out.name}-{k}" for k in range(1, args.count + 1)]
+    videos = [(args.out.with_name(f"{name}.mp4"), args.out.with_name(f"{name}.gif")) for name in names]
+    return videos, args.out.with_name(f"{args.out.name}.png")
+
+
+def check_out(args: argparse.Namespace) -> None:
+    """Refuse files that cannot be written, or that would replace the file that is given."""
+    videos, sheet = out_files(args)
+    given = args.image or args.video
+    for path in [*(path for pair in videos for path in pair), sheet]:
+        check_writable(path)
+        if given is not None and path.resolve() == given.resolve():
+            raise ValueError(f"{path} is the file that is given and would be replaced: expected another --out")
+
+
+def check_prompts(args: argparse.Namespace, phenaki: Phenaki) -> None:
+    """Refuse prompts that do not go with the model; of the others, name the words that its training did not have."""
+    if bool(args.prompts) == (phenaki.text_encoder is None):
+        expected = "no prompts, as the model is unconditional" if args.prompts else "a prompt"
+        raise ValueError(f"expected {expected}, got {len(args.prompts) or 'none'}")
+    for prompt in args.prompts:
+        if not words_of(prompt):
+            raise ValueError(f"expected a word in every prompt, got {prompt!r}")
+    unknown, known = unknown_words(args.model, args.prompts)
+    if not unknown:
+        return
+    shown = ", ".join(known[:NAMED_WORDS]) + (", ..." if len(known) > NAMED_WORDS else "")
+    for prompt in args.prompts:
+        if set(words_of(prompt)) <= set(unknown):
+            raise ValueError(f"no caption of the training has a word of {prompt!r}; the captions' words: {shown}")
+    print(
+        f"warning: no caption of the training has {', '.join(unknown)}; the captions' words: {shown}", file=sys.stderr
+    )
 
 
 # arguments that are not given
@@ -88,6 +135,7 @@ def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
     height, width = phenaki.cvivit.image_size
     odd = height % 2 or width % 2
     scale = max(1, SHOWN_SIZE // max(height, width))
+    asked = asked_sampling(args)
     defaults = {
         **planned_sampling(plan),
         "scale": scale + scale % 2 if odd else scale,  # h264 stores colour for 2 × 2 pixels
@@ -96,7 +144,12 @@ def fill_in(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> None:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    check_sampling(asked, asked_sampling(args), phenaki)
     args.overlap = check_overlap(args, phenaki)
+    if args.scale * max(height, width) > LARGEST:
+        raise ValueError(
+            f"an mp4 has at most {LARGEST} pixels a side, got {width} × {height} with --scale {args.scale}"
+        )
     if odd and args.scale % 2:
         raise ValueError(f"an mp4 of {width} × {height} pixels needs an even --scale, got {args.scale}")
 
@@ -106,6 +159,9 @@ def check_overlap(args: argparse.Namespace, phenaki: Phenaki) -> int:
     fitting = lengths_up_to(phenaki.cvivit, phenaki.window - 1)
     if args.overlap is not None and args.overlap not in fitting:
         raise ValueError(f"--overlap must be one of {fitting}, got {args.overlap}")
+    alone = len(args.prompts) <= 1 and not args.video and sum(args.frames or ()) + bool(args.image) <= phenaki.window
+    if args.overlap is not None and alone:
+        raise ValueError("--overlap would have no effect on a single scene of one window")
     if args.overlap is None and fitting:
         return max(usable_frames(phenaki.cvivit, (1 + phenaki.window) // 2), fitting[0])
     if args.overlap is None and (len(args.prompts) > 1 or args.image or args.video):
@@ -152,14 +208,11 @@ def frame_counts(args: argparse.Namespace, phenaki: Phenaki, scenes: int, known:
 
 def generate_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | None) -> list[Scene]:
     """The given frames, if any, and the new frames of each scene, which goes on from the last --overlap frames."""
-    if bool(args.prompts) == (phenaki.text_encoder is None):
-        expected = "no prompts, as the model is unconditional" if args.prompts else "a prompt"
-        raise ValueError(f"expected {expected}, got {len(args.prompts) or 'none'}")
     prompts = args.prompts or [None]
     scenes = [] if given is None else [("given", given)]
     counts = frame_counts(args, phenaki, len(prompts), 0 if given is None else given.shape[2])
     generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(args.seed)
-    for number, (prompt, count) in enumerate(zip(prompts, counts), start=1):
+    for place, (prompt, count) in enumerate(zip(prompts, counts), start=1):
         known = torch.cat([frames for _, frames in scenes], dim=2)[:, :, -args.overlap :] if scenes else None
         new = phenaki.generate(
             None if prompt is None else [prompt] * args.count,
@@ -169,7 +222,7 @@ def generate_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | 
             overlap=args.overlap or None,
             **asked_sampling(args),
             generator=generator,
-            progress=partial(tqdm, desc=f"scene {number} of {len(prompts)}"),
+            progress=partial(tqdm, desc=f"scene {place} of {len(prompts)}"),
         )
         scenes.append((prompt or "", new.float().cpu()))
     return scenes
@@ -179,14 +232,12 @@ def write(args: argparse.Namespace, scenes: list[Scene], fps: float) -> None:
     """Write OUT.mp4, OUT.gif and OUT.png, and print their names."""
     whole = torch.cat([frames for _, frames in scenes], dim=2)
     whole = repeat(whole, "b c f h w -> b c f (h sh) (w sw)", sh=args.scale, sw=args.scale)
-    for number, video in enumerate(whole, start=1):
-        out = args.out if args.count == 1 else args.out.with_name(f"{args.out.name}-{number}")
-        mp4, gif = (out.with_name(out.name + suffix) for suffix in (".mp4", ".gif"))
+    videos, sheet = out_files(args)
+    for (mp4, gif), video in zip(videos, whole):
         write_mp4(mp4, video, fps)
         write_gif(gif, video, min(fps, 50))
         _, frames, height, width = video.shape
         print(f"wrote {mp4} and {gif.name}: {frames} frames, {width} × {height}, {fps:g} a second")
-    sheet = args.out.with_name(args.out.name + ".png")
     rows = [(label, frames[sample]) for sample in range(args.count) for label, frames in scenes]
     write_sheet(sheet, rows, columns=max(frames.shape[2] for _, frames in scenes), scale=args.scale)
     print(f"wrote {sheet}")
@@ -194,17 +245,13 @@ def write(args: argparse.Namespace, scenes: list[Scene], fps: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
-    try:
+    with mistakes_in_one_line(__file__):
+        check_out(args)
         phenaki, plan = load_model(args.model), read_plan(args.model)
-        unknown, known = unknown_words(args.model, args.prompts)
-        if unknown:
-            words = f"no caption of the training has {', '.join(unknown)}; the captions' words: {', '.join(known)}"
-            print(f"warning: {words}", file=sys.stderr)
+        check_prompts(args, phenaki)
         fill_in(args, plan, phenaki)
         given, fps = read_given(args, plan, phenaki)
         write(args, generate_scenes(args, phenaki, given), fps)
-    except (ValueError, OSError) as error:  # a wrong argument or file, each with its own message
-        raise SystemExit(f"generate.py: {error}") from error
 
 
 if __name__ == "__main__":

@@ -124,6 +124,8 @@ def main(
     text: str = "a red circle moves left",
     path: Path = Path("runs/minimal.gif"),
 ) -> Phenaki:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()  # a path that cannot be written fails here, not after the training
     torch.manual_seed(0)
     phenaki = train_phenaki(train_tokenizer(tokenizer_steps), maskgit_steps, clips)
     sampling = {"steps": 24, "cond_scale": 1.5, "temperature": 4.0, "token_temperature": (1.0, 0.05)}
@@ -131,7 +133,6 @@ def main(
     [video] = phenaki.generate([text], num_frames=FRAMES, generator=generator, **sampling)  # (3, f, h, w)
     frames = (video.clamp(0, 1) * 255).byte().permute(1, 2, 3, 0).numpy()
     images = [Image.fromarray(frame).resize((8 * SIZE, 8 * SIZE), Image.Resampling.NEAREST) for frame in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
     images[0].save(path, save_all=True, append_images=images[1:], duration=200, loop=0)
     print(f"{path}: {text}")
     return phenaki

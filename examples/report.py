@@ -4,15 +4,20 @@
 
 The text between `<!-- claims -->` and `<!-- /claims -->` is replaced by the table of the claims, between
 `<!-- measures -->` and `<!-- /measures -->` by that of all figures, and between `<!-- curves -->` and
-`<!-- /curves -->` by a table of the training curves of each stage. The rest of a file stays as it is.
+`<!-- /curves -->` by a table of the training curves of each stage. The rest of a file stays as it is. Measures that the
+results lack are left out and named.
 """
 
 import argparse
-import json
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from data.flags import mistakes_in_one_line
+from data.outputs import check_writable, written
+from data.runs import read_json
 
 # label -> "measure / figure" in results.json
 CLAIMS = {
@@ -77,9 +82,9 @@ def curves(results: dict) -> str:
     """A table for each stage, with the rows of its training curves."""
     tables = []
     for stage, rows in results["curves"].items():
-        names = [name for name in rows[0] if name not in ("step", "lr")]
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("step", "lr")]
         lines = [f"| {stage}, step | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-        lines += [f"| {row['step']:,.0f} | {' | '.join(figure(row[name]) for name in names)} |" for row in rows]
+        lines += [f"| {row['step']:,.0f} | {' | '.join(figure(row.get(name)) for name in names)} |" for row in rows]
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
@@ -87,9 +92,43 @@ def curves(results: dict) -> str:
 TABLES: dict[str, Callable[[dict], str]] = {"claims": claims, "measures": measures, "curves": curves}
 
 
+def read_results(path: Path) -> dict:
+    """The results of evaluate.py. ValueError, with the file's name, where they are something else."""
+    results = read_json(path)
+    fits = is_table(results.get("measures"), lambda figures: is_table(figures, is_figure))
+    fits = fits and is_table(results.setdefault("curves", {}), is_curve)
+    if not fits:
+        raise ValueError(f"{path} must hold what evaluate.py writes: figures as measures, and curves")
+    return results
+
+
+def is_table(value: object, fits: Callable[[object], bool]) -> bool:
+    return isinstance(value, dict) and all(map(fits, value.values()))
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_figure(value: object) -> bool:
+    """A number or null, or a share or a mean with its interval and the number of trials."""
+    if not isinstance(value, dict):
+        return value is None or is_number(value)
+    numbers = [value.get(name) for name in ("value", "low", "high")]
+    fits = all(number is None or is_number(number) for number in numbers) and isinstance(value.get("of"), int)
+    return fits and (value.get("kind") == "mean" or (value.get("kind") == "share" and None not in numbers))
+
+
+def is_curve(rows: object) -> bool:
+    """Rows with a step, of numbers or null."""
+    return isinstance(rows, list) and all(
+        is_table(row, lambda value: value is None or is_number(value)) and is_number(row.get("step")) for row in rows
+    )
+
+
 def filled(text: str, results: dict) -> str:
     """The text with the tables of the results. Raises ValueError where it has no place for any table."""
-    places = [name for name in TABLES if f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text]
+    places = [name for name in TABLES if re.search(rf"<!-- {name} -->.*?<!-- /{name} -->", text, re.DOTALL)]
     if not places:
         raise ValueError(f"expected a place for one of {', '.join(TABLES)}: <!-- claims --> ... <!-- /claims -->")
     for name in places:
@@ -98,23 +137,28 @@ def filled(text: str, results: dict) -> str:
     return text
 
 
+def rewritten(path: Path, results: dict) -> str:
+    """The text of a file with the tables of the results. Errors have the file's name."""
+    check_writable(path)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return filled(file.read(), results)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="results.json of evaluate.py")
     parser.add_argument("files", type=Path, nargs="+", help="Markdown to write the tables into")
     args = parser.parse_args(argv)
-    try:
-        results = json.loads(args.results.read_text())
-        texts = {path: path.read_text(encoding="utf-8") for path in args.files}
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"report.py: {error}") from error
-    for path, text in texts.items():
-        try:
-            texts[path] = filled(text, results)
-        except ValueError as error:
-            raise SystemExit(f"report.py: {path}: {error}") from error
-    for path, text in texts.items():
-        path.write_text(text, encoding="utf-8")
+    with mistakes_in_one_line(__file__):
+        results = read_results(args.results)
+        texts = {path: rewritten(path, results) for path in args.files}
+        for path, text in texts.items():
+            # A link stays one, and the line ends stay as they are.
+            with written(path.resolve()) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                file.write(text)
 
 
 if __name__ == "__main__":

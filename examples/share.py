@@ -5,7 +5,8 @@
     python examples/share.py runs/distilled shared/distilled --tokenizer shared/model/cvivit
 
 `from_pretrained` turns the weights back into float32. If a training started from another run's model,
-that run's curves come first. Sampling options that are given replace those in the plan.
+that run's curves come first. Sampling options that are given replace those in the plan. The run itself is not changed:
+FOLDER must be another.
 
 With --tokenizer, models share one tokenizer: it is left out, and the plan says where it lies, relative to the plan's
 folder. `load_model` in data/runs.py reads it there. It must be the model's own, in half precision.
@@ -20,14 +21,19 @@ from pathlib import Path
 
 import torch
 
+from data.flags import mistakes_in_one_line
 from data.media import write_curves
+from data.outputs import check_writable, written
 from data.runs import (
     IN_PLAN,
     add_sampling,
     asked_sampling,
+    check_sampling,
     load_model,
     load_tokenizer,
     planned_sampling,
+    read_json,
+    read_plan_file,
     whole_curves,
     write_rows,
 )
@@ -38,24 +44,43 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
     """Write model/, plan.json with the sampling options, and the curves.
 
     `tokenizer`: the folder of a tokenizer that is not written again. ValueError where there is no model, for impossible
-    options, and where the tokenizer is another.
+    options, and where the tokenizer is another. Everything is read before anything is written.
     """
-    phenaki, plan = load_model(run / "model").cpu(), json.loads((run / "plan.json").read_text())
-    plan["arguments"] |= {IN_PLAN.get(name, name): value for name, value in sampling.items()}
-    planned_sampling(plan["arguments"])
-    plan.pop("tokenizer", None)
+    check_folders(run, folder, tokenizer)
+    phenaki, plan = load_model(run / "model").cpu(), planned(run, sampling)
+    check_sampling(sampling, planned_sampling(plan["arguments"]), phenaki)
     if tokenizer is not None:
         check_same_tokenizer(phenaki.cvivit, tokenizer)
         plan["tokenizer"] = Path(os.path.relpath(tokenizer.resolve(), folder.resolve())).as_posix()
+    stages = ("tokenizer", "maskgit") if tokenizer is None else ("maskgit",)
+    curves = {stage: rows for stage in stages if (rows := whole_curves(run, stage))}
     phenaki.half().save_pretrained(folder / "model")
     if tokenizer is not None:
         leave_out_tokenizer(folder / "model")
-    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
-    for stage in ("tokenizer", "maskgit"):
-        rows = whole_curves(run, stage)
-        if rows and not (stage == "tokenizer" and tokenizer is not None):
-            write_rows(folder / f"{stage}_curves.csv", rows)
-            write_curves(folder / f"{stage}_curves.png", folder / f"{stage}_curves.csv")
+    with written(folder / "plan.json") as temporary:
+        temporary.write_text(json.dumps(plan, indent=2) + "\n")
+    for stage, rows in curves.items():
+        write_rows(folder / f"{stage}_curves.csv", rows)
+        write_curves(folder / f"{stage}_curves.png", folder / f"{stage}_curves.csv")
+
+
+def check_folders(run: Path, folder: Path, tokenizer: Path | None) -> None:
+    """Refuse a folder that cannot be written to, or whose files would replace the run or the tokenizer itself."""
+    if folder.resolve() == run.resolve():
+        raise ValueError(f"expected another folder than the run's own, whose weights would be replaced, got {folder}")
+    if tokenizer is not None and tokenizer.resolve().is_relative_to((folder / "model").resolve()):
+        raise ValueError(f"expected a tokenizer outside of {folder / 'model'}, which is replaced, got {tokenizer}")
+    check_writable(folder / "plan.json")
+    check_writable(folder / "model" / "config.json")
+
+
+def planned(run: Path, sampling: dict) -> dict:
+    """The plan of a run with other sampling options."""
+    if not (run / "plan.json").exists():
+        raise FileNotFoundError(f"expected the plan of the training in {run / 'plan.json'}, found none")
+    plan = read_plan_file(run / "model")
+    arguments = plan.get("arguments", {}) | {IN_PLAN.get(name, name): value for name, value in sampling.items()}
+    return {name: value for name, value in plan.items() if name != "tokenizer"} | {"arguments": arguments}
 
 
 def check_same_tokenizer(cvivit: CViViT, folder: Path) -> None:
@@ -71,9 +96,10 @@ def check_same_tokenizer(cvivit: CViViT, folder: Path) -> None:
 
 def leave_out_tokenizer(folder: Path) -> None:
     """Delete the tokenizer of a model's folder, and mark it there as one that has to be given."""
+    config = read_json(folder / "config.json") | {"cvivit": Phenaki.GIVEN}
+    with written(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
     shutil.rmtree(folder / "cvivit")
-    config = json.loads((folder / "config.json").read_text()) | {"cvivit": Phenaki.GIVEN}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,10 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_sampling(parser)
     args = parser.parse_args(argv)
     sampling = {name: value for name, value in asked_sampling(args).items() if value is not None}
-    try:
+    with mistakes_in_one_line(__file__):
         share(args.run, args.folder, sampling, args.tokenizer)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"share.py: {error}") from error
     for path in sorted(args.folder.rglob("*.safetensors")):
         print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
 

@@ -14,14 +14,18 @@ import argparse
 import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import psutil
 import torch
 from torch import Tensor
 
+from data.flags import integer, mistakes_in_one_line
 from data.moving_shapes import EVERY_PAIR, MOTIONS, SPEED, Clip, draw
+from data.runs import load_tokenizer
 from evaluation.measures import psnr
 from phenaki_pytorch import CViViT, presets
+from phenaki_pytorch.core.lengths import usable_frames
 
 TURN_EVERY = 37  # frames
 
@@ -63,18 +67,23 @@ def peak_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", help="the folder of a tokenizer")
+    which.add_argument("--model", type=Path, help="the folder of a tokenizer, or of a model")
     which.add_argument("--preset", action="store_true", help="the paper's tokenizer with random weights")
-    parser.add_argument("--frames", type=int, default=4800, help="of each clip; default: %(default)s")
-    parser.add_argument("--count", type=int, default=1, help="number of clips, as one batch")
-    parser.add_argument("--piece", type=int, default=8, help="frames that are encoded at a time")
-    parser.add_argument("--at", type=int, nargs="*", default=(), help="frames whose PSNR to print")
-    args = parser.parse_args(argv)
-    cvivit = (presets.cvivit() if args.preset else CViViT.from_pretrained(args.model)).eval()
-    size = cvivit.image_size[0]
+    parser.add_argument("--frames", type=integer(), default=4800, help="of each clip; default: %(default)s")
+    parser.add_argument("--count", type=integer(), default=1, help="number of clips, as one batch")
+    parser.add_argument("--piece", type=integer(), default=8, help="frames that are encoded at a time")
+    parser.add_argument("--at", type=integer(at_least=0), nargs="+", default=(), help="frames whose PSNR to print")
+    return parser.parse_args(argv)
+
+
+def stream(cvivit: CViViT, args: argparse.Namespace) -> None:
+    """Reconstruct the clips, and print what it took. ValueError for frames of --at that are not reconstructed."""
+    size, most = cvivit.image_size[0], usable_frames(cvivit, args.frames)
+    if late := [frame for frame in args.at if frame >= most]:
+        raise ValueError(f"--at must be below {most}, the frames that fill a time step, got {late[0]}")
     before, began, done = psutil.Process().memory_info().rss / 2**20, time.perf_counter(), 0
     for original, rebuilt in reconstructed(cvivit, frames_of(args.frames, size, args.piece, args.count)):
         for frame in args.at:
@@ -85,6 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{done} of {args.frames} frames of {size}×{size} reconstructed; the others do not fill a time step")
     above = peak_mebibytes() - before
     print(f"{done / seconds:.1f} frames a second; peak memory {above:.0f} MiB above the loaded model")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    with mistakes_in_one_line(__file__):
+        stream((presets.cvivit() if args.preset else load_tokenizer(args.model)).eval(), args)
 
 
 if __name__ == "__main__":

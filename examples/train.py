@@ -12,62 +12,103 @@ with curves, checkpoints, reconstructions and samples, story.gif, results.json, 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.arguments import new_parser, prior_arguments, tokenizer_arguments
+from accelerate import PartialState
+
+from data.flags import given_names, integer, mistakes_in_one_line, number, refuse_idle
+from training.arguments import SEED, new_parser, prior_arguments, tokenizer_arguments
+from training.plans import extended, follow, parsed_again, planned_of, read_saved, write_object
 from training.prior import train_prior
+from training.stage import one_run
 from training.tokenizer import train_tokenizer
+
+STEPS = ("tokenizer_steps", "prior_steps")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/phenaki"), help="the folder of the results; default: %(default)s")
-    add("--resume", action="store_true", help="go on from the newest checkpoint in --out, with the same arguments")
-    add("--seed", type=int, default=0)
-    add("--tokenizer-steps", type=int, default=1200, help="steps of training; default: %(default)s")
-    add("--prior-steps", type=int, default=4100, help="steps of training; default: %(default)s")
-    add("--minutes", type=float, help="instead of both: as many steps as fit, by short timed runs")
-    add("--share", type=float, default=0.2, help="the tokenizer's share of --minutes; default: %(default)s")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in --out, to more steps if given")
+    add("--seed", type=SEED, default=0)
+    add("--tokenizer-steps", type=integer(), default=1200, help="steps of training; default: %(default)s")
+    add("--prior-steps", type=integer(), default=4100, help="steps of training; default: %(default)s")
+    add("--minutes", type=number(above=0), help="instead of both: as many steps as fit, by short timed runs")
+    add(
+        "--share",
+        type=number(above=0, below=1),
+        default=0.2,
+        help="the tokenizer's share of --minutes; default: %(default)s",
+    )
     add("--compile", action="store_true", help="torch.compile the transformers")
     add("--precision", choices=("auto", "no", "bf16"), default="auto", help="auto: bf16 where the hardware has it")
     args = parser.parse_args(argv)
-    if not 0 < args.share < 1:
-        parser.error(f"--share must be above 0 and below 1, got {args.share}")
-    return args
-
-
-def remembered(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments, of a resumed run those of its start; a new run deletes the plans of the previous one."""
-    path = args.out / "train.json"
+    args.given = given_names(parser, argv)
     if args.resume:
-        if not path.is_file():
-            raise SystemExit(f"nothing to resume: {path} is not there")
-        return argparse.Namespace(**vars(args) | json.loads(path.read_text()))
-    for plan in (args.out / "tokenizer" / "plan.json", args.out / "plan.json"):
-        plan.unlink(missing_ok=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    arguments = {name: value for name, value in vars(args).items() if name not in ("out", "resume")}
-    path.write_text(json.dumps(arguments, indent=2) + "\n")
+        return resumed(parser, args)
+    if args.minutes is None:
+        refuse_idle(parser, args.given, "without --minutes", "share")
+    else:
+        refuse_idle(parser, args.given, "beside --minutes", *STEPS)
     return args
 
 
-def stage_arguments(args: argparse.Namespace, plan: Path, steps: int, share: float) -> list[str]:
-    """The command line of a stage, which is resumed if its plan is there."""
-    words = ["--out", str(args.out), "--seed", str(args.seed), "--precision", args.precision, "--steps", str(steps)]
-    words += [] if args.minutes is None else ["--minutes", str(share * args.minutes)]
-    return words + ["--compile"] * args.compile + ["--resume"] * plan.is_file()
+def resumed(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of train.json, with more steps where the command line asks for them.
+
+    Raises ValueError for a damaged train.json, and for more steps of a tokenizer whose ids MaskGit has learnt.
+    """
+    path = args.out / "train.json"
+    planned = parsed_again(parser, path, read_saved(path))
+    if planned.minutes is None:
+        longer = [name for name in STEPS if extended(args, planned, name)]
+        if "tokenizer_steps" in longer and (args.out / "plan.json").is_file():
+            raise ValueError("the second stage has begun with the tokenizer as it is: expected no more of its steps")
+    return follow(args, planned, {"compile"})
+
+
+def plans_of(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The plans of the two stages."""
+    return args.out / "tokenizer" / "plan.json", args.out / "plan.json"
+
+
+def stages(args: argparse.Namespace) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """The arguments of the two stages, each resumed if its plan is there."""
+    parses, steps, shares = (tokenizer_arguments, prior_arguments), STEPS, (args.share, 1 - args.share)
+    return tuple(
+        parse(stage_words(args, plan, getattr(args, name), share))
+        for parse, plan, name, share in zip(parses, plans_of(args), steps, shares)
+    )
+
+
+def stage_words(args: argparse.Namespace, plan: Path, steps: int, share: float) -> list[str]:
+    """The command line of a stage."""
+    words = ["--out", str(args.out), "--seed", str(args.seed), "--precision", args.precision]
+    words += ["--steps", str(steps)] if args.minutes is None else ["--minutes", str(share * args.minutes)]
+    return words + ["--compile"] * args.compile + ["--resume"] * (args.resume and plan.is_file())
+
+
+def remember(args: argparse.Namespace) -> None:
+    """Write train.json; a new run deletes the plans of the previous one."""
+    if not PartialState().is_main_process:
+        return
+    for plan in () if args.resume else plans_of(args):
+        plan.unlink(missing_ok=True)
+    write_object(args.out / "train.json", planned_of(args))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     began = time.time()
-    args = remembered(parse_arguments(argv))
-    plans = args.out / "tokenizer" / "plan.json", args.out / "plan.json"
-    train_tokenizer(tokenizer_arguments(stage_arguments(args, plans[0], args.tokenizer_steps, args.share)))
-    train_prior(prior_arguments(stage_arguments(args, plans[1], args.prior_steps, 1 - args.share)), began=began)
+    with mistakes_in_one_line(__file__):
+        args = parse_arguments(argv)
+        with one_run(args.out):
+            first, second = stages(args)
+            remember(args)
+            train_tokenizer(first)
+            train_prior(second, began=began)
 
 
 if __name__ == "__main__":

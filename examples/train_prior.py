@@ -13,12 +13,17 @@ with curves, checkpoints and samples; story.gif and results.json.
 
 from collections.abc import Sequence
 
+from data.flags import mistakes_in_one_line
 from training.arguments import prior_arguments
 from training.prior import train_prior
+from training.stage import one_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train_prior(prior_arguments(argv, __doc__))
+    with mistakes_in_one_line(__file__):
+        args = prior_arguments(argv, __doc__)
+        with one_run(args.out):
+            train_prior(args)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,17 @@ were found, and what makes this training unstable, is in results/adversarial.md.
 
 from collections.abc import Sequence
 
+from data.flags import mistakes_in_one_line
 from training.arguments import tokenizer_arguments
+from training.stage import one_run
 from training.tokenizer import train_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    train_tokenizer(tokenizer_arguments(argv, __doc__))
+    with mistakes_in_one_line(__file__):
+        args = tokenizer_arguments(argv, __doc__)
+        with one_run(args.out):
+            train_tokenizer(args)
 
 
 if __name__ == "__main__":

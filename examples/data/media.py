@@ -7,10 +7,8 @@ and then renamed, so that an incomplete file is never visible. Missing folders a
 from __future__ import annotations
 
 import csv
-import os
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,25 +22,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from data.video_reader import FINE
+from data.frames import FINE
+from data.outputs import written
 
 # crf 8 is nearly lossless, and small videos stay small. chromaloc: colour is sampled at the centre of 2 × 2 pixels.
 H264 = {"crf": "8", "x264-params": "chromaloc=1"}
 FONT = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))  # has most alphabets
 GAP = 4  # pixels between the frames of a sheet
-
-
-@contextmanager
-def written(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which is renamed to `path` at the end, or deleted after an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pixels(video: Tensor, scale: int) -> np.ndarray:

@@ -5,6 +5,7 @@ So a training that is resumed at any step, or that loads ahead in worker process
 b = batch · f = frames
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -27,7 +28,7 @@ class Batches(Dataset):
     """Item i is the batch of step i: what `collate` makes of items of one source.
 
     A source is read in epochs, in each of which every item comes once. `process` of `processes` gets its own part of
-    each step's batch. Raises ValueError for a negative weight, and where all are 0.
+    each step's batch. Raises ValueError for a weight that is negative or not finite, and where all are 0.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Batches(Dataset):
     ):
         weights = [source.weight for source in sources]
         self.sources = [source for source in sources if source.weight > 0]
-        if not self.sources or min(weights) < 0:
-            raise ValueError(f"weights must be at least 0, and one of them above 0, got {weights}")
+        if not self.sources or not all(0 <= weight < math.inf for weight in weights):
+            raise ValueError(f"weights must be finite and at least 0, and one of them above 0, got {weights}")
         self.collate, self.seed, self.steps = collate, seed, steps
         self.process, self.processes = process, processes
 

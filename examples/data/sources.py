@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.captions import files_below
 from data.mixture import Batches, Source, stack_clips
 from data.moving_shapes import MovingShapes
 from data.video_folder import IMAGE_SUFFIXES, ImageFolder, VideoFolder
@@ -40,11 +41,12 @@ def _data_sets(args: argparse.Namespace, size: int, splits: tuple[str, str]) -> 
         if args.image_weight:
             images = MovingShapes(splits[1], num_frames=1, **shapes)
         return videos, images
-    files = {"size": size, "flip": args.flip, "seed": args.seed}
+    files = {"size": size, "flip": args.flip, "seed": args.seed, "leave_out": args.out}
     if args.video_weight:
         rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
         videos = VideoFolder(args.data, num_frames=args.frames, **rate, **files)
-    if args.image_weight and any(path.suffix.lower() in IMAGE_SUFFIXES for path in Path(args.data).rglob("*")):
+    found = files_below(Path(args.data), leave_out=args.out)
+    if args.image_weight and any(path.suffix.lower() in IMAGE_SUFFIXES for path in found):
         images = ImageFolder(args.data, **files)
     return videos, images
 

@@ -1,13 +1,12 @@
 """Data sets over a folder of captioned videos or images.
 
 Captions come from `captions.csv` (columns file and caption; the file's path is relative to the folder). A file that is
-not listed there has the text of the .txt file of the same name beside it, and without one the caption "".
+not listed there has the text of the .txt file of the same name beside it, and without one the caption "". What lies in
+the folder and is not used is named in a warning.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import random
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,50 +14,19 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.video_reader import Timeline, as_size, check_rate, read_clip, read_image, read_timeline, read_video
+from data.captions import TABLE, Captions, files_below, shortened
+from data.video_reader import Timeline, as_size, check_rate, read_clip, read_image, read_timeline
 
-__all__ = ["ImageFolder", "VideoFolder", "read_captions", "read_image", "read_video"]
-
-VIDEO_SUFFIXES = (".mp4", ".webm", ".gif", ".mov", ".mkv", ".avi")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8: {error}") from error
-
-
-def read_captions(folder: Path) -> dict[Path, str]:
-    """The captions of folder/captions.csv by path; empty if there is no such file.
-
-    Raises ValueError for missing columns, a file that is named twice, and text that is not UTF-8.
-    """
-    table = folder / "captions.csv"
-    if not table.is_file():
-        return {}
-    reader = csv.DictReader(io.StringIO(_read_text(table), newline=""), skipinitialspace=True)
-    if not {"file", "caption"} <= set(reader.fieldnames or ()):
-        raise ValueError(f"{table} must have the columns file, caption, got {reader.fieldnames}")
-    captions = {}
-    for row in reader:
-        path = folder / (row["file"] or "").strip()
-        if path in captions:
-            raise ValueError(f"{table} must name a file once, got {row['file']!r} again")
-        captions[path] = (row["caption"] or "").strip()
-    return captions
-
-
-def _reason(error: Exception) -> str:
-    """The error's message without the path, which the warning names."""
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image that pillow can read"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".ogv", ".flv"),
+)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+TABLES = (TABLE, "actions.csv")  # files that belong to the data, though they are no videos or images
+PROBES = 4  # files that are read at the same time when a data set is built
 
 
 class _Folder(Dataset):
@@ -66,33 +34,36 @@ class _Folder(Dataset):
 
     suffixes: tuple[str, ...]
 
-    def __init__(self, folder: str | Path, *, size: int | tuple[int, int], flip: bool, seed: int) -> None:
+    def __init__(
+        self, folder: str | Path, *, size: int | tuple[int, int], flip: bool, seed: int, leave_out: Path | None
+    ) -> None:
         self.folder, self.size, self.flip, self.seed = Path(folder), as_size(size), flip, seed
         if self.size is None:
             raise ValueError("size must be a positive number or (height, width), got None")
         if not self.folder.is_dir():
             raise ValueError(f"folder must be a directory, got {str(folder)!r}")
-        found = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name[0] != ".")
+        found = files_below(self.folder, leave_out=leave_out)
+        captions = Captions(self.folder, found)
         candidates = [path for path in found if path.suffix.lower() in self.suffixes]
-        captions = read_captions(self.folder)
-        with ThreadPoolExecutor() as pool:
+        with ThreadPoolExecutor(PROBES) as pool:
             probed = list(pool.map(self._try_probe, candidates))
-        self.skipped = {path: got for path, got in zip(candidates, probed) if isinstance(got, str)}
-        others = {*VIDEO_SUFFIXES, *IMAGE_SUFFIXES} - {*self.suffixes}
-        for path in captions:
-            if path.suffix.lower() not in others and not path.is_file():
-                self.skipped[path] = "named in captions.csv but missing"
-        self.paths = [path for path in candidates if path not in self.skipped]
+        failed = {path: got for path, got in zip(candidates, probed) if isinstance(got, str)}
+        self.skipped = failed | self._not_data(found, captions)
+        self.paths = [path for path in candidates if path not in failed]
         self.probes = [got for got in probed if not isinstance(got, str)]
         if not self.paths:
             raise ValueError(self._nothing_usable(found))
-        if self.skipped:
-            warnings.warn(f"{len(self.skipped)} files are skipped:{self._list_skipped()}", stacklevel=3)
-        self.captions = [self._caption(path, captions) for path in self.paths]
+        self.captions = [captions.caption_of(path) for path in self.paths]
+        self._warn()
         # In shared memory, so that persistent workers see a new epoch, and a file that fails in one worker is
         # skipped by the others.
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.failed = torch.zeros(len(self.paths), dtype=torch.bool).share_memory_()
+
+    @property
+    def files(self) -> list[str]:
+        """The paths of the files that are read, relative to the folder, in order: a file's index is its place here."""
+        return [path.relative_to(self.folder).as_posix() for path in self.paths]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch. An item is determined by seed, epoch and index."""
@@ -126,24 +97,42 @@ class _Folder(Dataset):
         raise RuntimeError(f"none of the {len(self)} files in {self.folder} can be read any more")
 
     def _fail(self, index: int, error: Exception) -> None:
-        self.failed[index] = True
-        self.skipped[self.paths[index]] = _reason(error)
-        warnings.warn(f"skipped from now on: {self.paths[index]}: {_reason(error)}", stacklevel=3)
+        path = self.paths[index]
+        self.failed[index], self.skipped[path] = True, _reason(path, error)
+        warnings.warn(f"skipped from now on: {path}: {self.skipped[path]}", stacklevel=3)
 
     def _try_probe(self, path: Path) -> object | str:
+        if not path.is_file():  # opening a pipe would wait for its other end
+            return "no file, or a link to none"
         try:
             return self._probe(path)
         except Exception as error:  # as in `draw`
-            return _reason(error)
+            return _reason(path, error)
 
-    def _caption(self, path: Path, captions: dict[Path, str]) -> str:
-        beside = path.with_suffix(".txt")
-        if path not in captions and beside.is_file():
-            return _read_text(beside).strip()
-        return captions.get(path, "")
+    def _not_data(self, found: list[Path], captions: Captions) -> dict[Path, str]:
+        """What neither data set uses: files of other kinds, texts and rows of the table that belong to no file."""
+        media = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES]
+        others = {*found} - {*media} - {path for path in found if path.suffix.lower() == ".txt"}
+        others -= {self.folder / name for name in TABLES}
+        reasons = {path: f"no data set reads {path.suffix or 'files without a suffix'}" for path in sorted(others)}
+        return reasons | captions.not_used(found, media)
+
+    def _warn(self) -> None:
+        if self.skipped:
+            warnings.warn(f"{len(self.skipped)} files are skipped:{self._list_skipped()}", stacklevel=4)
+        missing = self.captions.count("")
+        if 0 < missing < len(self.captions):  # a folder without any captions is one for a model without texts
+            lines = shortened([str(path) for path, caption in zip(self.paths, self.captions) if not caption])
+            warnings.warn(f"{missing} of {len(self.captions)} files have no caption:{lines}", stacklevel=4)
+        if noted := [f"{path}: {note}" for path, note in zip(self.paths, self._notes()) if note]:
+            warnings.warn(f"{len(noted)} files look different in a player:{shortened(noted)}", stacklevel=4)
+
+    def _notes(self) -> list[str]:
+        """What the pixels of each file lack of what a player shows; "" for nothing."""
+        return [""] * len(self.paths)
 
     def _list_skipped(self) -> str:
-        return "".join(f"\n  {path}: {why}" for path, why in self.skipped.items())
+        return shortened([f"{path}: {why}" for path, why in self.skipped.items()])
 
     def _nothing_usable(self, found: list[Path]) -> str:
         kinds = sorted({path.suffix.lower() or "no suffix" for path in found})
@@ -172,12 +161,17 @@ class VideoFolder(_Folder):
     fps         the rate of a clip's frames, which are picked by their times and repeated where the video is slower
     stride      every n-th frame of the video, in place of `fps`
     flip        mirror half of the clips; the captions stay, so "left" and "right" in them become wrong
+    leave_out   a folder whose files are no data, such as that of the results of a training
 
-    When the data set is built, parts of every file are decoded. Files that are broken, cut off or too short are left
-    out, named in one warning and listed in `skipped` (path: reason). A file that fails later is named in a warning
-    once, and the next usable file replaces it.
+    Hidden files and folders are no data; links to folders are followed. When the data set is built, parts of every
+    file are decoded. Files that are broken, cut off or too short are left out, named in one warning and listed in
+    `skipped` (path: reason), with all other files that are neither videos, images nor captions. `files` has the paths
+    of those that are used. A file that fails later is named in a warning once, and the next usable file replaces it.
+    Further warnings name files without a caption, where others have one, and files whose colours are not those that a
+    player shows.
 
-    Raises ValueError for wrong arguments, a missing folder, a folder without a usable file, and a wrong captions.csv.
+    Raises ValueError for wrong arguments, a missing folder, a folder without a usable file, a wrong captions.csv, and
+    where `leave_out` is the folder itself.
     """
 
     suffixes = VIDEO_SUFFIXES
@@ -192,10 +186,11 @@ class VideoFolder(_Folder):
         stride: int = 1,
         flip: bool = False,
         seed: int = 0,
+        leave_out: Path | None = None,
     ) -> None:
         check_rate(num_frames, fps, stride)
         self.num_frames, self.fps, self.stride = num_frames, fps, stride
-        super().__init__(folder, size=size, flip=flip, seed=seed)
+        super().__init__(folder, size=size, flip=flip, seed=seed, leave_out=leave_out)
 
     def _starts(self, timeline: Timeline) -> int:
         return int((timeline.clip_lengths(self.fps, self.stride) >= self.num_frames).sum())
@@ -213,6 +208,9 @@ class VideoFolder(_Folder):
             self._read(path, timeline, start)
         return timeline
 
+    def _notes(self) -> list[str]:
+        return [timeline.note for timeline in self.probes]
+
     def _load(self, index: int, rng: random.Random) -> Tensor:
         timeline = self.probes[index]
         return self._read(self.paths[index], timeline, rng.randrange(self._starts(timeline)))
@@ -226,11 +224,24 @@ class ImageFolder(_Folder):
 
     suffixes = IMAGE_SUFFIXES
 
-    def __init__(self, folder: str | Path, *, size: int | tuple[int, int], flip: bool = False, seed: int = 0) -> None:
-        super().__init__(folder, size=size, flip=flip, seed=seed)
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        size: int | tuple[int, int],
+        flip: bool = False,
+        seed: int = 0,
+        leave_out: Path | None = None,
+    ) -> None:
+        super().__init__(folder, size=size, flip=flip, seed=seed, leave_out=leave_out)
 
     def _probe(self, path: Path) -> None:
         read_image(path, self.size)
 
     def _load(self, index: int, rng: random.Random) -> Tensor:
         return rearrange(read_image(self.paths[index], self.size), "c h w -> c 1 h w")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """The error's message without the path, which the warning names."""
+    return str(error).removeprefix(f"{path}: ") or type(error).__name__

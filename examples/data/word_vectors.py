@@ -7,6 +7,7 @@ b = batch · m = text tokens
 """
 
 import re
+import unicodedata
 import zlib
 from functools import lru_cache
 
@@ -38,8 +39,8 @@ class WordVectors:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in lower case."""
-    return re.findall(r"\w+", text.lower())
+    """The words of a text, in lower case, each letter with its accents as one character where there is one."""
+    return re.findall(r"\w+", unicodedata.normalize("NFC", text).lower())
 
 
 @lru_cache(maxsize=100_000)

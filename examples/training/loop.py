@@ -188,10 +188,16 @@ class Training:
         self.step, self.rows, self.losses = 0, [], []
 
     def load(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
+        """Go on from the newest checkpoint, if there is one. ValueError for one of another training."""
         state = load_newest(self.folder)
         if state is None:
             return
+        try:
+            self._take(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the newest checkpoint in {self.folder} is not of this training: {error!r}") from error
+
+    def _take(self, state: dict) -> None:
         self.step, self.rows = state["step"], state["rows"]
         self.averaged.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

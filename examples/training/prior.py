@@ -24,10 +24,12 @@ from phenaki_pytorch.core.lengths import usable_frames
 from phenaki_pytorch.priors.critic import Critic, fill_in
 from phenaki_pytorch.priors.maskgit import MaskGitLosses
 from training.arguments import recipe_of
+from training.checks import check_data, check_options, take_sizes
 from training.distillation import crossed_clips, training_step
 from training.loop import fit, seconds_per_step
-from training.results import show_samples, write_results
-from training.stage import begin, begin_with, plan_steps, trial_steps, write_plan
+from training.plans import files_of, write_plan
+from training.results import check_evaluation, show_samples, write_results
+from training.stage import begin, begin_with, open_plan, plan_steps, trial_steps
 
 FRAMES = 9  # of a clip, where neither --frames nor the tokenizer's temporal_window says how many
 WATCHED = 64  # clips that the curves are measured on
@@ -39,19 +41,25 @@ def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None
     `began`: the time from which results.json counts its minutes; default: now.
     """
     began = time.time() if began is None else began
-    args, steps, accelerator = begin(args, args.out / "plan.json")
+    accelerator, plan = begin(args), args.out / "plan.json"
     (args.out / "maskgit").mkdir(parents=True, exist_ok=True)
     captions = Captions(text_encoder(args.text_encoder))
     phenaki = build_model(args, captions).to(accelerator.device)
+    check_options(args, phenaki)
+    check_evaluation(args, phenaki)
     sets = captioned_data(args)
+    check_data(args, *sets)
+    files = files_of(sets)
+    open_plan(plan, args, files)
     encoded, watched = encode_sets(args, accelerator, phenaki.cvivit, sets)
     mixed = sources_of(args, encoded)
     if (crossed := crossed_clips(args, encoded)) is not None:
         mixed.append(Source(crossed, args.crossed_weight, args.batch_size))
-    if steps is None:
+    steps = args.steps
+    if not args.resume:
         steps = plan_steps(args, accelerator, timed(args, accelerator, phenaki, mixed, captions))
         if accelerator.is_main_process:
-            write_plan(args.out / "plan.json", args, steps, **words(captions, encoded))
+            write_plan(plan, args, steps, files=files, **words(captions, encoded))
     held_out = captions.collate([watched[i] for i in range(len(watched))])
     phenaki = trained(args, accelerator, phenaki, mixed, captions, held_out, steps)
     if accelerator.is_main_process:
@@ -73,23 +81,31 @@ def text_encoder(name: str) -> TextEncoder | None:
 def build_model(args: argparse.Namespace, captions: Captions) -> Phenaki:
     """The model to train: the trained tokenizer, and MaskGit and critic, new or from --model.
 
-    Fills in --size and --frames, where they are not given, by those of the tokenizer.
+    Fills in --size and --frames, where they are not given, by those of the tokenizer, and of a --model its other sizes.
     """
-    try:
-        trained = None if args.model is None else load_model(Path(args.model)).cpu()
-        cvivit = load_tokenizer(tokenizer_folder(args)) if trained is None else trained.cvivit
-    except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from error
+    trained = None if args.model is None else load_model(Path(args.model)).cpu()
+    cvivit = load_tokenizer(tokenizer_folder(args)) if trained is None else trained.cvivit
     cvivit = of_size(cvivit, args.size)
     args.size = cvivit.image_size[0]
-    if args.frames is None:
+    if trained is not None:
+        take_model(args, trained)
+    elif args.frames is None:
         window = cvivit.temporal_window
         args.frames = usable_frames(cvivit, FRAMES) if window is None else cvivit.num_frames(window)
-    maskgit = build_maskgit(args, cvivit, captions.width)
+    maskgit = build_maskgit(args, cvivit, captions.width, trained)
     critic = build_critic(args, maskgit)
     begin_with(maskgit, getattr(trained, "maskgit", None))
     begin_with(critic, getattr(trained, "critic", None))
     return build_phenaki(cvivit, maskgit, critic, captions.encoder)
+
+
+def take_model(args: argparse.Namespace, trained: Phenaki) -> None:
+    """Take the sizes of --model and, if --critic is not given, its kind of critic."""
+    take_sizes(args, {name: trained.maskgit.config[name] for name in ("dim", "depth")})
+    args.frames = args.frames or trained.window
+    if not args.resume and "critic" not in args.given:
+        kinds = {type(None): "none", SelfCritic: "self", TokenCritic: "token"}
+        args.critic = kinds[type(trained.critic)]
 
 
 def tokenizer_folder(args: argparse.Namespace) -> Path:
@@ -101,7 +117,7 @@ def of_size(cvivit: CViViT, size: int | None) -> CViViT:
     """The same tokenizer for square clips of `size` pixels; None: the size of its training."""
     height, width = cvivit.image_size
     if size is None and height != width:
-        raise SystemExit(f"the tokenizer was trained on {height}×{width} pixels: expected --size, as clips are square")
+        raise ValueError(f"the tokenizer was trained on {height}×{width} pixels: expected --size, as clips are square")
     if size in (None, height) and height == width:
         return cvivit
     other = CViViT(**cvivit.config | {"image_size": size})
@@ -109,22 +125,17 @@ def of_size(cvivit: CViViT, size: int | None) -> CViViT:
     return other
 
 
-def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int | None) -> MaskGit:
-    """An untrained MaskGit for clips of --frames and --size."""
+def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int | None, trained: Phenaki | None) -> MaskGit:
+    """A MaskGit for clips of --frames and --size, of new sizes or those of --model; its weights are random."""
     try:
         grid = cvivit.grid(args.frames)
     except ValueError as error:
-        raise SystemExit(f"--frames does not fit the tokenizer: {error}") from error
-    return MaskGit(
-        num_tokens=cvivit.codebook_size,
-        grid=grid,
-        dim=args.dim,
-        depth=args.depth,
-        heads=max(1, args.dim // 32),
-        dim_head=32,
-        dim_context=width,
-        schedule=args.mask_schedule,
-    )
+        raise ValueError(f"--frames does not fit the tokenizer: {error}") from error
+    sizes = {"dim": args.dim, "depth": args.depth, "heads": max(1, args.dim // 32), "dim_head": 32}
+    if trained is not None:
+        sizes = trained.maskgit.config
+    own = {"num_tokens": cvivit.codebook_size, "grid": grid, "dim_context": width, "schedule": args.mask_schedule}
+    return MaskGit(**sizes | own)
 
 
 def build_critic(args: argparse.Namespace, maskgit: MaskGit) -> Critic | None:

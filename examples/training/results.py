@@ -1,7 +1,6 @@
 """What the second stage leaves to look at: samples, a story, and the measures of the finished model."""
 
 import argparse
-import json
 import time
 
 import torch
@@ -15,10 +14,27 @@ from evaluation.measures import judged_reconstruction, reconstruction, table
 from phenaki_pytorch import Phenaki
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 from training.arguments import fps, sampling, scale_of
+from training.plans import write_object
 
 SAMPLES = 8
 MAX_SCENES = 3
 MEASURED = 200  # clips whose reconstruction is measured
+
+
+def check_evaluation(args: argparse.Namespace, phenaki: Phenaki) -> None:
+    """Refuse, with a ValueError, --prompts and --stories that are given but could not be measured at the end."""
+    if args.prompts and "prompts" in args.given and args.frames < SHORTEST_JUDGED:
+        raise ValueError(f"--prompts needs clips of at least {SHORTEST_JUDGED} frames, got --frames {args.frames}")
+    if args.stories and "stories" in args.given and not has_stories(args, phenaki):
+        raise ValueError(
+            f"--stories needs clips of at least {SHORTEST_STORY} frames, of which {OVERLAP} can be given to the next "
+            f"scene, got --frames {args.frames}"
+        )
+
+
+def has_stories(args: argparse.Namespace, phenaki: Phenaki) -> bool:
+    """Whether a window has room for the given frames and the new ones of a story's scene."""
+    return args.frames >= SHORTEST_STORY and OVERLAP in lengths_up_to(phenaki.cvivit, phenaki.window - 1)
 
 
 def show_samples(args: argparse.Namespace, phenaki: Phenaki, clips: Encoded) -> None:
@@ -59,7 +75,7 @@ def write_results(args: argparse.Namespace, phenaki: Phenaki, sets: DataSets, *,
     """Measure the model, print the table, and write results.json, with the minutes since `began`."""
     measured = measure(args, phenaki, sets) | {"minutes": (time.time() - began) / 60}
     table(measured)
-    (args.out / "results.json").write_text(json.dumps(measured, indent=2) + "\n")
+    write_object(args.out / "results.json", measured)
 
 
 def measure(args: argparse.Namespace, phenaki: Phenaki, sets: DataSets) -> dict[str, float]:
@@ -76,7 +92,7 @@ def measure(args: argparse.Namespace, phenaki: Phenaki, sets: DataSets) -> dict[
     if args.prompts and args.frames >= SHORTEST_JUDGED:
         shares = text_to_video(phenaki, args.prompts, **options).shares()
         measured |= {f"text to video {name}": share for name, share in shares.items()}
-    if args.stories and args.frames >= SHORTEST_STORY and OVERLAP in lengths_up_to(phenaki.cvivit, phenaki.window - 1):
+    if args.stories and has_stories(args, phenaki):
         for verb in ("turns", "moves"):
             figures = story(phenaki, args.stories, verb=verb, **options)
             measured |= {f"story ({verb}) {name}": figure for name, figure in figures.items()}

@@ -1,42 +1,37 @@
-"""What both stages do around their training: begin or resume, count the steps, write the plan."""
+"""What both stages do around their training: begin it, hold its folder, count its steps, keep its plan."""
 
 import argparse
-import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
-from data.media import written
+from data.outputs import alone
+from training.plans import change_of_files, load_plan, say, write_plan
 
 TRIAL = 1000  # steps in the plan of a training that is only timed
 
-NOT_PLANNED = ("out", "resume")
+
+@contextmanager
+def one_run(folder: Path) -> Iterator[None]:
+    """Keep a folder for this run, whose main process holds it for all. ValueError while another run does."""
+    with alone(folder) if PartialState().is_main_process else nullcontext():
+        yield
 
 
-def begin(args: argparse.Namespace, plan: Path) -> tuple[argparse.Namespace, int | None, Accelerator]:
-    """The arguments and, of a run that is resumed, the number of its steps, both from its plan; the accelerator.
-
-    A new run deletes the plan of an earlier one. SystemExit where there is nothing to resume.
-    """
-    steps = None
-    if args.resume:
-        if not plan.is_file():
-            raise SystemExit(f"nothing to resume: {plan} is not there")
-        saved = json.loads(plan.read_text())
-        args = argparse.Namespace(**vars(args) | saved["arguments"])  # an argument that the plan lacks has its default
-        steps = saved["steps"]
-    else:
-        plan.unlink(missing_ok=True)
+def begin(args: argparse.Namespace) -> Accelerator:
+    """Choose the precision, seed the random numbers, and return the accelerator."""
     if args.precision == "auto":
         args.precision = "bf16" if fast_bfloat16() else "no"
     # A batch of images alone leaves the weights of the tubelets without a gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(mixed_precision=args.precision, kwargs_handlers=[unused])
     set_seed(args.seed)
-    return args, steps, accelerator
+    return accelerator
 
 
 def fast_bfloat16() -> bool:
@@ -47,13 +42,13 @@ def fast_bfloat16() -> bool:
 
 
 def begin_with(module: nn.Module | None, trained: nn.Module | None) -> None:
-    """Copy the weights of a trained module; without either, nothing. SystemExit where their sizes differ."""
+    """Copy the weights of a trained module; without either, nothing. ValueError where their sizes differ."""
     if module is None or trained is None:
         return
     try:
         module.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        raise SystemExit(f"--model was trained with other sizes or another critic than asked for: {error}") from error
+        raise ValueError(f"--model was trained with other sizes or another critic than asked for: {error}") from error
 
 
 def trial_steps(args: argparse.Namespace) -> int:
@@ -70,8 +65,19 @@ def plan_steps(args: argparse.Namespace, accelerator: Accelerator, seconds: floa
     return steps
 
 
-def write_plan(path: Path, args: argparse.Namespace, steps: int, **more: object) -> None:
-    """Write plan.json: the steps, the arguments, and what else is given. It is there whole or not at all."""
-    arguments = {name: value for name, value in vars(args).items() if name not in NOT_PLANNED}
-    with written(path) as temporary:
-        temporary.write_text(json.dumps({"steps": steps, "arguments": arguments, **more}, indent=2) + "\n")
+def open_plan(path: Path, args: argparse.Namespace, files: Sequence[str]) -> None:
+    """Once all is checked: delete the plan of an earlier run, or bring the plan of this one up to date.
+
+    Says how the files of the data differ from those of the plan.
+    """
+    main = PartialState().is_main_process
+    if not args.resume:
+        if main:
+            path.unlink(missing_ok=True)
+        return
+    plan = load_plan(path)
+    if line := change_of_files(plan.get("files", files), files):
+        say(line)
+    if main:
+        more = {name: value for name, value in plan.items() if name not in ("steps", "arguments")}
+        write_plan(path, args, args.steps, **more)

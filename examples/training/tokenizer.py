@@ -22,9 +22,11 @@ from evaluation.measures import reconstruction
 from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
 from training.adversarial import DiscriminatorTraining, TokenizerStep
 from training.arguments import fps, recipe_of, scale_of
+from training.checks import check_data, take_sizes
 from training.loop import fit, save_whole, seconds_per_step
-from training.perceptual import FeatureDistance, classifier, train_classifier
-from training.stage import begin, begin_with, plan_steps, trial_steps, write_plan
+from training.perceptual import Classifier, FeatureDistance, classifier, train_classifier
+from training.plans import files_of, load_plan, write_plan
+from training.stage import begin, begin_with, open_plan, plan_steps, trial_steps
 
 WATCHED = 32  # clips that the curves are measured on
 SHOWN = 8  # clips in the pictures
@@ -35,18 +37,21 @@ Networks = dict[str, FeatureDistance]  # by the name of their term
 def train_tokenizer(args: argparse.Namespace) -> None:
     """The whole stage, from the arguments of train_tokenizer.py: train a tokenizer and write it to --out."""
     folder = args.out / "tokenizer"
-    args, steps, accelerator = begin(args, folder / "plan.json")
     folder.mkdir(parents=True, exist_ok=True)
-    sets = tokenizer_data(args)
-    mixed = [source for of_size in sets for source in sources_of(args, of_size)]
+    accelerator, plan = begin(args), folder / "plan.json"
     cvivit = build_tokenizer(args)
-    if args.model is not None:
-        begin_with(cvivit, load_tokenizer(Path(args.model)))
+    sets = tokenizer_data(args)
+    check_data(args, *sets[0])
+    files = files_of([dataset for both in sets for dataset in both])
+    check_prior_beside(args, plan)
+    open_plan(plan, args, files)
+    mixed = [source for of_size in sets for source in sources_of(args, of_size)]
     networks = perceptual_networks(args, accelerator)
-    if steps is None:
+    steps = args.steps
+    if not args.resume:
         steps = plan_steps(args, accelerator, timed(args, accelerator, copy.deepcopy(cvivit), networks, mixed))
         if accelerator.is_main_process:
-            write_plan(folder / "plan.json", args, steps)
+            write_plan(plan, args, steps, files=files)
     set_seed(args.seed)  # a resumed run has drawn fewer random numbers up to here
     videos, _ = held_out(args, sets[0], WATCHED)
     cvivit, adversary = trained(args, accelerator, cvivit, networks, mixed, videos, steps)
@@ -58,30 +63,64 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     accelerator.wait_for_everyone()  # so that no process looks for the files before they are written
 
 
+def check_prior_beside(args: argparse.Namespace, plan: Path) -> None:
+    """Refuse, with a ValueError, to train a tokenizer whose ids a MaskGit in --out has already learnt."""
+    prior = args.out / "model" / "maskgit"
+    if prior.is_dir() and not (args.resume and args.steps == load_plan(plan)["steps"]):
+        raise ValueError(f"{prior} was trained with the tokenizer beside it: expected another --out, or no such folder")
+
+
 def build_tokenizer(args: argparse.Namespace) -> CViViT:
-    """An untrained tokenizer that sees as many time steps of the past as its clips have."""
-    fsq = args.quantizer == "fsq"
-    cvivit = CViViT(
-        dim=args.dim,
-        image_size=args.size,
-        patch_size=args.patch_size,
-        temporal_patch_size=args.temporal_patch_size,
-        spatial_depth=args.spatial_depth,
-        temporal_depth=args.temporal_depth,
-        heads=max(1, args.dim // 32),
-        dim_head=32,
-        codebook_size=math.prod(args.levels) if fsq else args.codebook_size,
-        code_dim=len(args.levels) if fsq else 32,
-        quantizer=args.quantizer,
-        quantizer_kwargs={"levels": args.levels} if fsq else None,
-        temporal_window=1 + (args.frames - 1) // args.temporal_patch_size,
-    )
+    """The tokenizer to train, new or that of --model; it sees as many time steps of the past as its clips have.
+
+    Raises ValueError for sizes that do not fit, those of a discriminator included.
+    """
+    trained = None if args.model is None else load_tokenizer(Path(args.model))
+    if trained is not None:
+        take_sizes(args, sizes_of(trained))
+    window = {"image_size": args.size, "temporal_window": 1 + (args.frames - 1) // args.temporal_patch_size}
+    cvivit = CViViT(**(new_config(args) if trained is None else trained.config) | window)
     try:
-        cvivit.grid(args.frames)
+        for size in (args.size, *args.other_sizes):
+            cvivit.grid(args.frames, size, size)
     except ValueError as error:
-        raise SystemExit(f"--frames does not fit: {error}") from error
+        raise ValueError(f"--size, --other-sizes or --frames does not fit: {error}") from error
+    if args.adversarial:
+        with torch.device("meta"):
+            Discriminator(image_size=args.size, dim=args.discriminator_dim)
+    begin_with(cvivit, trained)
     checkpoint_activations(cvivit, args.checkpoint_activations)
     return cvivit
+
+
+def new_config(args: argparse.Namespace) -> dict[str, object]:
+    """The arguments of CViViT that do not depend on the clips."""
+    fsq = args.quantizer == "fsq"
+    return {
+        "dim": args.dim,
+        "patch_size": args.patch_size,
+        "temporal_patch_size": args.temporal_patch_size,
+        "spatial_depth": args.spatial_depth,
+        "temporal_depth": args.temporal_depth,
+        "heads": max(1, args.dim // 32),
+        "dim_head": 32,
+        "codebook_size": math.prod(args.levels) if fsq else args.codebook_size,
+        "code_dim": len(args.levels) if fsq else 32,
+        "quantizer": args.quantizer,
+        "quantizer_kwargs": {"levels": args.levels} if fsq else None,
+    }
+
+
+def sizes_of(cvivit: CViViT) -> dict[str, object]:
+    """The sizes of a tokenizer, by the names of the arguments."""
+    names = ("dim", "temporal_patch_size", "spatial_depth", "temporal_depth", "quantizer")
+    sizes = {name: cvivit.config[name] for name in names}
+    height, width = cvivit.patch_size
+    if height != width:
+        raise ValueError(f"--model has patches of {height}×{width} pixels: expected square ones")
+    levels = (cvivit.config["quantizer_kwargs"] or {}).get("levels")
+    codes = cvivit.codebook_size if levels is None else None
+    return sizes | {"patch_size": height, "levels": None if levels is None else list(levels), "codebook_size": codes}
 
 
 def collate_videos(items: list[dict]) -> dict[str, Tensor]:
@@ -104,8 +143,7 @@ def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> N
             continue
         path = args.out / f"{name}.pt"
         if args.resume and path.is_file():
-            network = classifier(frames)
-            network.load_state_dict(torch.load(path, weights_only=True))
+            network = read_classifier(path, frames)
         else:
             network, right = train_classifier(args.size, frames=frames, steps=args.perceptual_steps, seed=args.seed)
             accelerator.print(f"the network of {name} is right about {right:.1%} of its labels")
@@ -113,6 +151,16 @@ def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> N
                 save_whole(path, network.state_dict())
         networks[name] = FeatureDistance(network)
     return networks
+
+
+def read_classifier(path: Path, frames: int) -> Classifier:
+    """The trained network of a file. ValueError where it cannot be read."""
+    network = classifier(frames)
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True))
+    except Exception as error:  # the kind of error depends on where the file is damaged
+        raise ValueError(f"cannot read {path} ({str(error).splitlines()[0]}): delete it to train it anew") from error
+    return network
 
 
 def build_step(

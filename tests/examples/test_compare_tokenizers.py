@@ -47,3 +47,50 @@ def test_the_program_writes_a_column_for_each_training_a_sheet_and_curves(tmp_pa
         "PSNR of the other frames, dB": {"one": [(200, 20.0)], "two": [(200, 22.0), (400, 21.0)]},
     }
     assert 3 * 256 < width < 3 * 256 + 20 and height > 4 * 256
+
+
+def test_runs_of_one_name_are_refused(tmp_path):
+    one, two = run_of(tmp_path / "a" / "run", [20.0]), run_of(tmp_path / "b" / "run", [20.0])
+    with pytest.raises(SystemExit, match=r"compare_tokenizers\.py: expected runs of different names"):
+        compare_tokenizers.main([str(one), str(two)])
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--size", "16", "--frames", "4"), "frames"),
+        (("--size", "16", "--sizes", "16", "12"), "12"),
+        (("--size", "12"), "12"),
+    ],
+)
+def test_clips_that_a_tokenizer_does_not_take_are_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, words, message
+):
+    monkeypatch.setattr(compare_tokenizers, "measure", lambda *given: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match=rf"compare_tokenizers\.py: .*{message}"):
+        compare_tokenizers.main([str(run_of(tmp_path / "run", [20.0])), *words])
+
+
+def test_curves_are_read_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_tokenizers, "measure", lambda *given: pytest.fail("measured"))
+    run = run_of(tmp_path / "run", [20.0])
+    (run / "tokenizer" / "curves.csv").write_text("step,loss\n1,2\n")
+    with pytest.raises(SystemExit, match="share none of psnr_first"):
+        compare_tokenizers.main([str(run), "--curves", str(tmp_path / "curves.png")])
+    (run / "tokenizer" / "curves.csv").unlink()
+    with pytest.raises(SystemExit, match=r"curves\.csv"):
+        compare_tokenizers.main([str(run)])
+
+
+def test_a_table_that_is_interrupted_has_the_columns_that_are_measured(tmp_path, monkeypatch, capsys):
+    runs = [run_of(tmp_path / name, [20.0]) for name in ("one", "two")]
+
+    def measure(folder, *given):
+        if folder.name == "two":
+            raise KeyboardInterrupt
+        return {"parameters": "7"}
+
+    monkeypatch.setattr(compare_tokenizers, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        compare_tokenizers.main([*map(str, runs), "--size", "16"])
+    assert capsys.readouterr().out == "|  | one |\n| --- | --- |\n| parameters | 7 |\n"

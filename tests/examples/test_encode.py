@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import encode
 from conftest import tiny_cvivit
@@ -45,3 +45,43 @@ def test_what_cannot_be_read_ends_in_one_line(tokenizer, tmp_path, arguments, me
     with pytest.raises(SystemExit) as caught:
         encode.main([*arguments, "--tokenizer", str(tmp_path / "cvivit")])
     assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
+def ids_file(path, ids, metadata=None, name="ids"):
+    save_file({name: ids}, path, metadata=metadata)
+
+
+WRONG = {
+    "no safetensors": (lambda path: path.write_text("ids"), "holds no ids"),
+    "empty": (lambda path: path.write_bytes(b""), "holds no ids"),
+    "a folder": (lambda path: path.mkdir(), "Is a directory"),
+    "not there": (lambda path: None, "No such file"),
+    "no ids": (lambda path: ids_file(path, torch.zeros(1, 2, 2), name="weight"), "holds no ids"),
+    "not whole": (lambda path: ids_file(path, torch.zeros(1, 2, 2)), "whole numbers"),
+    "a batch": (lambda path: ids_file(path, torch.zeros(1, 1, 2, 2).int()), "whole numbers"),
+    "no time step": (lambda path: ids_file(path, torch.zeros(0, 2, 2).int()), "whole numbers"),
+    "too large": (lambda path: ids_file(path, torch.full((1, 2, 2), 32)), "ids below 32"),
+    "negative": (lambda path: ids_file(path, torch.full((1, 2, 2), -1)), "ids below 32"),
+    "another grid": (lambda path: ids_file(path, torch.zeros(1, 4, 4).int()), "a grid of 2 × 2"),
+    "no rate": (lambda path: ids_file(path, torch.zeros(1, 2, 2).int(), {"fps": "fast"}), "wrong frame rate"),
+    "nan": (lambda path: ids_file(path, torch.zeros(1, 2, 2).int(), {"fps": "nan"}), "wrong frame rate"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_holds_no_ids_of_the_tokenizer_is_named(tokenizer, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    write, message = WRONG[case]
+    write(tmp_path / "clip.safetensors")
+    with pytest.raises(SystemExit) as caught:
+        encode.main(["clip.safetensors", "--tokenizer", "cvivit"])
+    said = str(caught.value)
+    assert said.startswith("encode.py: ") and "clip.safetensors" in said and message in said and "\n" not in said
+    assert not (tmp_path / "runs" / "clip.mp4").exists()
+
+
+@pytest.mark.parametrize("words", [["clip.mp4", "--out", "again.mp4"], ["ids.safetensors", "--out", "ids.safetensors"]])
+def test_the_suffix_of_out_is_that_of_what_is_written(words, capsys):
+    with pytest.raises(SystemExit):
+        encode.main(words)
+    assert "--out must end in" in capsys.readouterr().err

@@ -43,3 +43,9 @@ def test_the_text_encoder_distinguishes_words_and_their_order():
     assert not torch.equal(first, second)
     with pytest.raises(ValueError):
         minimal.read_texts(["a pink circle"])
+
+
+def test_a_path_that_cannot_be_written_is_found_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(minimal, "train", lambda *given, **named: pytest.fail("trained"))
+    with pytest.raises(IsADirectoryError):
+        minimal.main(path=tmp_path)

@@ -11,7 +11,7 @@ import generate
 import report
 from data.moving_shapes import prompts
 from data.runs import load_model, planned_sampling, read_plan
-from data.video_folder import read_video
+from data.video_reader import read_video
 from evaluation.judge import agree, judge
 from evaluation.measures import judge_each
 

@@ -78,3 +78,47 @@ def test_no_file_is_written_if_one_of_them_is_wrong(tmp_path, results):
         assert (tmp_path / "good.md").read_text() == TEXT
     with pytest.raises(SystemExit, match=r"report\.py: .*nowhere"):
         report.main([str(tmp_path / "nowhere"), str(tmp_path / "good.md")])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measures": None},
+        {"measures": [1]},
+        {"measures": {"1 text to video": 0.5}},
+        {"measures": {"1 text to video": {"all": "half"}}},
+        {"measures": {"1 text to video": {"all": {"value": 0.5}}}},
+        {"measures": {"1 text to video": {"all": {"kind": "share", "value": None, "low": 0, "high": 1, "of": 2}}}},
+        {"curves": {"maskgit": [{"loss": 1.0}]}},
+        {"curves": {"maskgit": [{"step": 1, "loss": "low"}]}},
+        {"curves": []},
+    ],
+)
+def test_results_of_another_form_are_refused(tmp_path, results, changes):
+    (tmp_path / "results.json").write_text(json.dumps(results | changes))
+    (tmp_path / "card.md").write_text(TEXT)
+    with pytest.raises(SystemExit, match=r"report\.py: .*results\.json must hold what evaluate\.py writes"):
+        report.main([str(tmp_path / "results.json"), str(tmp_path / "card.md")])
+    assert (tmp_path / "card.md").read_text() == TEXT
+
+
+def test_results_without_some_measures_are_written_as_far_as_they_go(tmp_path, capsys):
+    (tmp_path / "results.json").write_text('{"measures": {}, "missing": [1, 7]}')
+    (tmp_path / "card.md").write_text(TEXT)
+    report.main([str(tmp_path / "results.json"), str(tmp_path / "card.md")])
+    assert capsys.readouterr().err.count("not measured, left out: ") == len(report.CLAIMS)
+
+
+def test_places_in_the_wrong_order_are_no_places(results):
+    with pytest.raises(ValueError, match="expected a place"):
+        report.filled("<!-- /claims --> <!-- claims -->", results)
+
+
+def test_line_ends_and_links_stay_as_they_are(tmp_path, results):
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "card.md").write_bytes(TEXT.replace("\n", "\r\n").encode())
+    (tmp_path / "link.md").symlink_to("card.md")
+    report.main([str(tmp_path / "results.json"), str(tmp_path / "link.md")])
+    assert (tmp_path / "link.md").is_symlink()
+    text = (tmp_path / "card.md").read_bytes()
+    assert text.startswith(b"before\r\n") and text.endswith(b"\r\nafter\r\n") and b"97.7 %" in text

@@ -1,56 +1,19 @@
-"""sampling_study.py: its orders, its guidance, its count of forward passes, and what it writes."""
+"""sampling_study.py: its count of forward passes, what it writes, and what it refuses."""
 
 import csv
 import json
 import re
-from itertools import pairwise
 
 import pytest
-import torch
 from PIL import Image
 
 import sampling_study
-from conftest import make_context, make_ids, seed, tiny_cvivit, tiny_maskgit, tiny_phenaki, tiny_token_critic
+from conftest import tiny_cvivit, tiny_maskgit
 from data.word_vectors import WordVectors
 from phenaki_pytorch import Phenaki, SelfCritic
 from phenaki_pytorch.priors.decoding import parallel_decode
 from phenaki_pytorch.priors.token_transformer import TokenTransformer
-from sampling_study import at_random, by_halton, first_and_last, halton, lines_of, scales_of, way_of
-
-
-def test_halton_sequences_of_bases_2_and_3():
-    torch.testing.assert_close(halton(6, 2), torch.tensor([0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8]))
-    torch.testing.assert_close(halton(5, 3), torch.tensor([0, 1 / 3, 2 / 3, 1 / 9, 4 / 9]))
-
-
-def known_after_each_step(confidence, *, steps=5, grid=(2, 4, 4)):
-    """Which of 3 samples' tokens are known at the beginning of each step, (b, n) each."""
-    n, known = grid[0] * grid[1] * grid[2], []
-
-    def logits(ids, mask, step):
-        known.append(~mask)
-        return torch.zeros(int(mask.sum()), 7)
-
-    ids = torch.zeros(3, n, dtype=torch.int64)
-    parallel_decode(logits, ids, ids == 0, confidence=confidence, steps=steps, generator=seed())
-    return known
-
-
-@pytest.mark.parametrize("order", ["random", "halton"])
-def test_known_tokens_are_never_masked_again(order):
-    confidence = at_random(seed(1)) if order == "random" else by_halton((2, 4, 4), torch.device("cpu"))
-    known = known_after_each_step(confidence)
-    assert all(not (now & ~later).any() for now, later in pairwise(known)) and known[-1].any()
-    same_in_all_samples = all(torch.equal(each, each[:1].expand_as(each)) for each in known)
-    assert same_in_all_samples == (order == "halton")
-
-
-def test_halton_order_spreads_evenly_over_each_time_step():
-    for known in known_after_each_step(by_halton((2, 8, 8), torch.device("cpu")), grid=(2, 8, 8))[1:]:
-        first, second = known[0].view(2, 8, 8)
-        assert abs(int(first.sum()) - int(second.sum())) <= 1
-        quarters = first.view(2, 4, 2, 4).sum(dim=(1, 3))
-        assert quarters.max() - quarters.min() <= 3
+from sampling_study import lines_of
 
 
 @pytest.fixture
@@ -91,79 +54,6 @@ def test_the_written_passes_are_those_that_the_model_computes(model, tmp_path, m
     assert Image.open(tmp_path / "study.png").size == (1000, 450)  # a legend of five below two panels
 
 
-@pytest.mark.parametrize("text", ["2", "1", "1:3", "4:1"])
-@pytest.mark.parametrize("way", ["confidence", "critic,critic_inline=1"])
-@torch.no_grad()
-def test_each_step_is_guided_by_its_own_scale(way, text):
-    phenaki, context = tiny_phenaki(critic=SelfCritic).eval(), make_context()
-    ids, mask = make_ids(), torch.rand(2, 6, 2, 2) < 0.5
-    scales = scales_of(first_and_last(text), 3)
-    logits, _ = way_of(way, {}).sampler(phenaki, context, scales, seed())
-    for step, scale in enumerate(scales):
-        expected = phenaki.maskgit.logits(ids, mask, *context, cond_scale=scale)[mask]
-        torch.testing.assert_close(logits(ids.flatten(1), mask.flatten(1), step), expected)
-
-
-@torch.no_grad()
-def test_between_the_steps_that_compute_null_the_last_difference_is_scaled():
-    phenaki, context = tiny_phenaki().eval(), make_context()
-    ids, mask = make_ids(), torch.rand(2, 6, 2, 2) < 0.5
-    scales = scales_of((1.0, 3.0), 5)
-    logits, _ = way_of("confidence,guide_every=3", {}).sampler(phenaki, context, scales, seed())
-    guided = [logits(ids.flatten(1), mask.flatten(1), step) for step in range(5)]
-    for step, scale in enumerate(scales):  # the ids are the same in all steps, and so is the difference
-        expected = phenaki.maskgit.logits(ids, mask, *context, cond_scale=scale)[mask]
-        torch.testing.assert_close(guided[step], expected)
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("confidence", [True, True, True]),
-        ("critic", [False, True, True]),
-        ("critic,critic_inline=1", [False, False, True]),
-        ("halton,critic_inline=1", [True, True, True]),
-    ],
-)
-def test_a_way_with_a_critic_needs_a_model_with_it(text, expected):
-    models = [tiny_phenaki(critic=critic) for critic in (None, lambda _: tiny_token_critic(), SelfCritic)]
-    assert [way_of(text, {}).is_for(model) for model in models] == expected
-
-
-@pytest.mark.parametrize("passes", [1, 2, 8, 24])
-@pytest.mark.parametrize(
-    "text", ["critic", "critic,critic_scale=2", "critic,critic_inline=1,guide_every=3", "confidence,guide_every=2"]
-)
-def test_a_way_gets_the_most_steps_that_fit_into_the_passes(passes, text):
-    way = way_of(text, {})
-    for guidance in ((1.0, 1.0), (2.0, 2.0), (1.0, 3.0)):
-        if passes >= way.passes(1, guidance):
-            steps = way.steps_within(passes, guidance)
-            assert way.passes(steps, guidance) <= passes < way.passes(steps + 1, guidance)
-
-
-def test_a_way_changes_only_the_options_that_it_names():
-    plan = {"temperature": 3.0, "token_temperature": (1.2, 0.1), "critic_scale": 2.0, "sampling_steps": 12}
-    same = way_of("confidence", plan)
-    assert (same.temperature, same.token_temperature, same.critic_scale) == (3.0, (1.2, 0.1), 2.0)
-    changed = way_of("critic,temperature=8,token_temperature=1:0.4,guide_every=3", plan)
-    assert (changed.order, changed.temperature, changed.token_temperature) == ("critic", 8.0, (1.0, 0.4))
-    assert (changed.critic_scale, changed.guide_every, changed.critic_inline) == (2.0, 3, False)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("doubt", "one of confidence"),
-        ("critic,heat=8", "sets temperature.*heat=8"),
-        ("critic,temperature=-1", "temperature must be finite and at least 0"),
-    ],
-)
-def test_wrong_ways_are_refused(text, message):
-    with pytest.raises(ValueError, match=message):
-        way_of(text, {})
-
-
 def test_the_points_of_a_line_are_sorted():
     rows = [{"model": "a", "way": "critic", "passes": p, "all": p / 10} for p in (8, 1, 4)]
     assert lines_of(rows, "passes") == {"a, critic": [(1, 0.1), (4, 0.4), (8, 0.8)]}
@@ -172,8 +62,8 @@ def test_the_points_of_a_line_are_sorted():
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--steps", "0"), "above 0"),
-        (("--prompts", "0"), "above 0"),
+        (("--steps", "0"), "at least 1"),
+        (("--prompts", "0"), "at least 1"),
         (("--guidance", "2", "1:-3"), "cond_scale must be finite and at least 0, got -3"),
         (("--guidance", "much"), "much"),
         (("--ways", "critic", "critic,guide_every=0"), "guide_every must be at least 1, got 0"),
@@ -191,3 +81,44 @@ def test_a_folder_without_a_model_is_named(model, tmp_path):
     with pytest.raises(SystemExit, match=r"sampling_study.py: no model in .*nowhere"):
         sampling_study.main([str(model), str(tmp_path / "nowhere"), "--csv", str(tmp_path / "study.csv")])
     assert not (tmp_path / "study.csv").exists()
+
+
+def test_what_is_measured_before_an_interruption_is_in_the_table(model, tmp_path, monkeypatch):
+    def judged(phenaki, way, steps, *given):
+        if steps == 8:
+            raise KeyboardInterrupt
+        return {"all": 0.5, "low": 0.1, "high": 0.9, "colour": 1.0, "shape": 1.0, "motion": 0.5}
+
+    monkeypatch.setattr(sampling_study, "judged", judged)
+    options = ["--ways", "confidence", "--steps", "3", "8", "--csv", str(tmp_path / "study.csv")]
+    with pytest.raises(KeyboardInterrupt):
+        sampling_study.main([str(model), *options])
+    assert len((tmp_path / "study.csv").read_text().splitlines()) == 2
+
+
+def test_models_that_cannot_be_compared_are_refused(model, tmp_path, capsys):
+    options = ["--csv", str(tmp_path / "study.csv")]
+    cvivit = tiny_cvivit()
+    for name, dim_context in (("free", None), ("plain", 64)):
+        maskgit = tiny_maskgit(grid=cvivit.grid(9), dim_context=dim_context)
+        encoder = {} if dim_context is None else {"text_encoder": WordVectors()}
+        Phenaki(cvivit=cvivit, maskgit=maskgit, **encoder).save_pretrained(tmp_path / name / "model")
+    with pytest.raises(SystemExit, match=r"sampling_study\.py: .*free/model is unconditional"):
+        sampling_study.main([str(tmp_path / "free" / "model"), *options])
+    with pytest.raises(SystemExit, match=r"sampling_study\.py: expected a model with a critic"):
+        sampling_study.main([str(tmp_path / "plain" / "model"), "--ways", "critic", *options])
+    assert "left out: critic, for which the model in" in capsys.readouterr().err
+    same = tmp_path / "other" / "run" / "model"
+    Phenaki.from_pretrained(model, text_encoder=WordVectors()).save_pretrained(same)
+    with pytest.raises(SystemExit, match=r"sampling_study\.py: expected models of runs with different names"):
+        sampling_study.main([str(model), str(same), *options])
+    assert not (tmp_path / "study.csv").exists()
+
+
+def test_a_way_that_the_plan_makes_impossible_is_refused_before_anything_is_measured(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling_study, "judged", lambda *given: pytest.fail("measured"))
+    (model.parent / "plan.json").write_text(json.dumps({"arguments": {"critic_inline": True}}))
+    with pytest.raises(SystemExit, match=r"sampling_study\.py: with critic_inline, critic_scale must be 1, got 2"):
+        sampling_study.main(
+            [str(model), "--ways", "confidence", "critic,critic_scale=2", "--csv", str(tmp_path / "a.csv")]
+        )

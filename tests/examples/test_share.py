@@ -76,9 +76,10 @@ def test_given_sampling_options_replace_those_of_the_plan(run, tmp_path):
 
 
 def test_impossible_sampling_options_are_refused(run, tmp_path):
-    with pytest.raises(SystemExit, match=r"share\.py: guide_every must be at least 1, got 0"):
-        share.main([str(run), str(tmp_path / "small"), "--guide-every", "0"])
-    assert not (tmp_path / "small").exists()
+    (run / "plan.json").write_text(json.dumps({"arguments": {"temperature": -1}}))
+    with pytest.raises(SystemExit, match=r"share\.py: .*plan\.json: temperature must be finite and at least 0"):
+        share.main([str(run), str(tmp_path / "small")])
+    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
 
 
 def test_no_plan_is_an_error(run, tmp_path):
@@ -126,4 +127,41 @@ def test_another_tokenizer_is_refused(run, shared, tmp_path):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "different")])
     with pytest.raises(SystemExit, match=r"share\.py: no tokenizer in .*nowhere"):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "nowhere")])
-    assert not (tmp_path / "small").exists()
+    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+
+
+def test_a_run_is_not_replaced_by_its_shared_model(run, tmp_path, monkeypatch):
+    before = (run / "model" / "maskgit" / "model.safetensors").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(run), "run", "run/model/.."):
+        with pytest.raises(SystemExit, match=r"share\.py: expected another folder than the run's own"):
+            share.main([str(run), folder])
+    assert (run / "model" / "maskgit" / "model.safetensors").read_bytes() == before
+
+
+def test_a_shared_tokenizer_is_not_deleted_with_the_model_that_is_replaced(run, shared):
+    with pytest.raises(SystemExit, match=r"share\.py: expected a tokenizer outside of .*shared/model"):
+        share.main([str(run), str(shared), "--tokenizer", str(shared / "model" / "cvivit")])
+    assert (shared / "model" / "cvivit" / "model.safetensors").is_file()
+
+
+def test_curves_of_a_run_with_more_columns_than_the_one_before_are_whole(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    (again / "plan.json").write_text(json.dumps({"arguments": {"model": str(run / "model")}}))
+    (again / "maskgit" / "curves.csv").write_text("step,loss,critic_loss\n1,3,0.5\n")
+    share.main([str(again), str(tmp_path / "small")])
+    lines = (tmp_path / "small" / "maskgit_curves.csv").read_text().splitlines()
+    assert lines == ["step,loss,critic_loss", "1,2,", "2,3,0.5"]
+
+
+def test_nothing_is_written_where_the_curves_are_broken(run, tmp_path):
+    (run / "maskgit" / "curves.csv").write_text("")
+    with pytest.raises(SystemExit, match=r"share\.py: .*curves\.csv holds no curves"):
+        share.main([str(run), str(tmp_path / "small")])
+    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+
+
+def test_sampling_options_without_effect_are_refused(run, tmp_path):
+    with pytest.raises(SystemExit, match="--critic-inline would have no effect on a model without a critic"):
+        share.main([str(run), str(tmp_path / "small"), "--critic-inline"])

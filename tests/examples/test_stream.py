@@ -46,3 +46,10 @@ def test_the_program_prints_frames_psnr_and_memory(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "39 of 40 frames of 16×16 reconstructed" in printed
     assert "frame 10: " in printed and "frame 38: " in printed and "MiB above" in printed
+
+
+@pytest.mark.parametrize("frame", [39, 40, 5000])
+def test_a_frame_that_is_not_reconstructed_has_no_psnr_to_ask_for(tmp_path, frame):
+    tiny_cvivit().save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match=f"stream.py: --at must be below 39, .* got {frame}"):
+        main(["--model", str(tmp_path), "--frames", "40", "--at", "10", str(frame)])

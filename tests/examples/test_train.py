@@ -7,6 +7,7 @@ from tiny_training import PRIOR, TOKENIZER, assert_same_weights, run, run_stoppe
 
 import train
 from training.arguments import prior_arguments, tokenizer_arguments
+from training.plans import planned_of, write_plan
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_stopped_in_either_stage_and_resumed_it_ends_with_the_same_weights(tmp_p
 def test_by_default_the_stages_are_those_of_their_own_programs(tmp_path, parsed):
     train.main(["--out", str(tmp_path)])
     own = [parse(["--out", str(tmp_path)]) for parse in (tokenizer_arguments, prior_arguments)]
-    assert parsed == own
+    assert [planned_of(args) for args in parsed] == [planned_of(args) for args in own]
     assert [(args.steps, args.seed, args.data) for args in parsed] == [(n, 0, "moving_shapes") for n in (1200, 4100)]
 
 
@@ -58,7 +59,7 @@ def test_the_minutes_are_shared_between_the_stages(tmp_path, parsed):
 def test_a_resumed_training_has_the_arguments_of_its_start(tmp_path, parsed):
     train.main(["--out", str(tmp_path), "--seed", "3", "--prior-steps", "7"])
     (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer" / "plan.json").write_text("{}")
+    write_plan(tmp_path / "tokenizer" / "plan.json", parsed[0], 1200)
     train.main(["--out", str(tmp_path), "--resume"])
     tokenizer, prior = parsed[2:]
     assert tokenizer.resume and not prior.resume  # its stage was not begun
@@ -74,7 +75,71 @@ def test_nothing_to_resume_is_an_error(tmp_path):
         train.main(["--out", str(tmp_path), "--resume"])
 
 
-def test_a_share_outside_0_and_1_is_refused(tmp_path, capsys):
+def begun(folder, parsed, *argv):
+    """A training whose stages have a plan each."""
+    train.main(["--out", str(folder), *argv])
+    tokenizer, prior = parsed
+    write_plan(folder / "tokenizer" / "plan.json", tokenizer, tokenizer.steps)
+    write_plan(folder / "plan.json", prior, prior.steps)
+    parsed.clear()
+    return ["--out", str(folder), "--resume"]
+
+
+def test_a_resumed_training_takes_more_steps_and_names_what_it_ignores(tmp_path, parsed, capsys):
+    resume = begun(tmp_path, parsed, "--seed", "3", "--prior-steps", "7", "--precision", "no")
+    train.main(
+        [*resume, "--prior-steps", "9", "--seed", "4", "--tokenizer-steps", "5", "--precision", "auto", "--compile"]
+    )
+    said = capsys.readouterr().out
+    assert "--resume: ignored --seed, --tokenizer-steps, because" in said and "9 steps in place of 7" in said
+    assert len(said.splitlines()) == 2
+    tokenizer, prior = parsed
+    assert (prior.steps, prior.seed, tokenizer.steps, tokenizer.compile) == (9, 3, 1200, True)
+    train.main(resume)  # train.json holds the new number
+    assert parsed[-1].steps == 9
+
+
+def test_a_tokenizer_whose_ids_were_learnt_takes_no_more_steps(tmp_path, parsed):
+    resume = begun(tmp_path, parsed, "--tokenizer-steps", "5")
+    with pytest.raises(SystemExit, match="the second stage has begun with the tokenizer as it is"):
+        train.main([*resume, "--tokenizer-steps", "6"])
+    assert parsed == []
+
+
+def test_a_resumed_training_keeps_its_minutes(tmp_path, parsed, capsys):
+    resume = begun(tmp_path, parsed, "--minutes", "10", "--share", "0.5")
+    train.main([*resume, "--prior-steps", "9000"])
+    assert [args.minutes for args in parsed] == [5.0, 5.0] and parsed[1].steps == 4100
+    assert "ignored --prior-steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("", "is no JSON"),
+        ("[]", "must hold a JSON object, got a list"),
+        ('{"steps": 3}', "unrecognized arguments: --steps=3"),
+        ('{"share": 2}', "argument --share: expected"),
+    ],
+)
+def test_a_damaged_or_foreign_train_json_is_named_in_one_line(tmp_path, parsed, content, message):
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--out", str(tmp_path), "--resume"])
+    assert str(tmp_path / "train.json") in caught.value.code and message in caught.value.code
+    assert "\n" not in caught.value.code and parsed == []
+
+
+def test_a_damaged_plan_of_the_second_stage_is_found_before_the_first_goes_on(tmp_path, parsed):
+    resume = begun(tmp_path, parsed)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"plan\.json is no plan of a training"):
+        train.main(resume)
+    assert parsed == []
+
+
+def test_a_refused_training_leaves_the_plans_of_the_one_before(tmp_path, parsed):
+    begun(tmp_path, parsed)
     with pytest.raises(SystemExit):
-        train.main(["--out", str(tmp_path), "--share", "1"])
-    assert "--share must be above 0 and below 1, got 1.0" in capsys.readouterr().err
+        train.main(["--out", str(tmp_path), "--share", "0.5"])
+    assert (tmp_path / "plan.json").is_file() and (tmp_path / "tokenizer" / "plan.json").is_file()

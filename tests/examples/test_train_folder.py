@@ -16,7 +16,7 @@ from tiny_training import PRIOR, TOKENIZER
 import generate
 import train_prior
 import train_tokenizer
-from data.video_folder import read_video
+from data.video_reader import read_video
 from phenaki_pytorch import Phenaki
 
 BAD = ("cut.mp4", "empty.mp4", "text.mp4", "short.mp4")
@@ -138,7 +138,9 @@ def test_the_pictures_of_a_training_can_be_read(trained):
         video, _ = read_video(out / name)
         assert video.shape[1] >= 5, name
     assert json.loads((out / "results.json").read_text())
-    arguments = json.loads((out / "plan.json").read_text())["arguments"]
+    plan = json.loads((out / "plan.json").read_text())
+    arguments = plan["arguments"]
+    assert plan["files"] == sorted([name for name, *_ in CLIPS] + ["a.png", "b.png", "c.jpg"])
     maskgit = json.loads((out / "model" / "maskgit" / "config.json").read_text())
     assert arguments["data"] and maskgit["schedule"] == arguments["mask_schedule"] == "linear"
 

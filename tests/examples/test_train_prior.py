@@ -2,16 +2,27 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import PRIOR, TOKENIZER, assert_same_weights, run, run_killed, run_stopped
+from tiny_training import (
+    PRIOR,
+    STILL,
+    TOKENIZER,
+    assert_close_weights,
+    assert_same_weights,
+    run,
+    run_killed,
+    run_stopped,
+)
 
 import train_prior
 import train_tokenizer
 from data.moving_shapes import COLOURS, MOTIONS, SHAPES
 from data.runs import load_model, planned_sampling, read_plan, whole_curves
 from phenaki_pytorch import SelfCritic, TokenCritic
+from training import prior
 from training.arguments import prior_arguments
 
 
@@ -95,12 +106,15 @@ def test_without_captions_the_model_is_unconditional(tmp_path, tokenizer):
 
 
 def test_training_begins_with_the_weights_of_a_given_model(tmp_path, model):
-    still = [*PRIOR, "--steps", "2", "--critic", "self", "--seed", "1", "--lr", "0", "--model", str(model)]
+    still = ["--encoded", "8", "--batch-size", "2", "--prompts", "0", "--stories", "0", "--steps", "2", "--seed", "1"]
+    still += [*STILL, "--model", str(model)]
     run(train_prior.main, [*still, "--out", str(tmp_path / "new")])
-    for part in ("cvivit", "maskgit", "critic"):
-        assert_same_weights(model / part, tmp_path / "new" / "model" / part)
+    assert_same_weights(model / "cvivit", tmp_path / "new" / "model" / "cvivit")
+    for part in ("maskgit", "critic"):  # a critic of the same kind, which was not asked for
+        assert_close_weights(model / part, tmp_path / "new" / "model" / part)
     assert [int(row["step"]) for row in whole_curves(tmp_path / "new", "maskgit")] == [4, 6]
-    with pytest.raises(SystemExit, match="--model was trained with other sizes"):
+    assert {"dim": 32, "depth": 1, "critic": "self"}.items() <= read_plan(tmp_path / "new" / "model").items()
+    with pytest.raises(SystemExit, match="--model was trained with other sizes: expected no --dim, or 32, got 64"):
         run(train_prior.main, [*still, "--dim", "64", "--out", str(tmp_path / "wider")])
 
 
@@ -127,21 +141,31 @@ def test_missing_files_and_lengths_that_do_not_fit_are_errors(tmp_path, tokenize
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--guide-every", "0"], "guide_every must be at least 1, got 0"),
-        (["--distil-guidance", "2"], "--distil-guidance needs a --model to learn from"),
-        (["--model", "m", "--distil-guidance", "2", "--text-encoder", "none"], "guidance needs texts"),
-        (["--model", "m", "--distil-guidance", "-1"], "distil_guidance must be finite and at least 0, got -1.0"),
-        (["--model", "m", "--crossed-weight", "-1"], "crossed_weight must be finite and at least 0, got -1.0"),
-        (["--model", "m", "--crossed-weight", "nan"], "crossed_weight must be finite and at least 0, got nan"),
-        (["--model", "m", "--tokenizer", "t"], "expected no --tokenizer"),
-        (["--out", "run", "--model", "run/model"], "--model must lie outside of --out"),
-        (["--batch-size", "0"], "--batch-size must be above 0, got 0"),
+        ("--prompts 5", "--prompts needs clips of at least"),
+        ("--stories 5", "--stories needs clips of at least"),
+        ("--size 15", "must be multiples of the patch 4×4, got 15×15"),
+        ("--sampling-steps 1 --temperature 2", "--temperature would have no effect in a single step"),
+        ("--text-encoder nowhere/t5", "nowhere/t5"),
+        (f"--data {Path(__file__).parent}", "must hold a usable file"),
     ],
 )
-def test_wrong_arguments_are_refused(capsys, argv, message):
+def test_what_only_the_end_uses_is_checked_before_clips_are_encoded(tmp_path, tokenizer, monkeypatch, argv, message):
+    monkeypatch.setattr(prior, "encode_sets", lambda *given: pytest.fail("the clips were encoded"))
+    words = [*("--tokenizer", str(tokenizer), "--precision", "no", "--out", str(tmp_path)), *argv.split()]
     with pytest.raises(SystemExit) as caught:
-        prior_arguments(argv)
-    assert caught.value.code == 2 and message in capsys.readouterr().err
+        train_prior.main(words)
+    assert message in caught.value.code and "\n" not in caught.value.code
+
+
+def test_a_critic_of_the_model_has_its_options(tmp_path, model, monkeypatch):
+    encoded = []
+    monkeypatch.setattr(prior, "encode_sets", lambda args, *given: encoded.append(args.critic) or 1 / 0)
+    words = ["--model", str(model), "--precision", "no", "--out", str(tmp_path), "--critic-inline"]
+    with pytest.raises(ZeroDivisionError):
+        train_prior.main(words)
+    assert encoded == ["self"]
+    with pytest.raises(SystemExit):
+        train_prior.main([*words, "--critic", "none"])
 
 
 def test_sampling_options_have_their_defaults_and_guidance_depends_on_distillation():

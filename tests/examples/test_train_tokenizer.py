@@ -7,14 +7,17 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from tiny_training import TOKENIZER, assert_same_weights, run, run_killed, run_stopped
+from tiny_training import STILL, TOKENIZER, assert_close_weights, assert_same_weights, run, run_killed, run_stopped
 
+import train
+import train_prior
 import train_tokenizer
+from data.outputs import alone
 from data.runs import whole_curves
 from phenaki_pytorch import CViViT
 from training.adversarial import SHOWN
 from training.arguments import tokenizer_arguments
-from training.loop import save_checkpoint
+from training.loop import Recipe, lr_factor, save_checkpoint
 from training.stage import plan_steps
 
 ADVERSARIAL = [
@@ -61,15 +64,6 @@ def test_a_killed_and_resumed_training_with_a_discriminator_ends_with_the_same_w
     assert float(rows[-1]["discriminator_loss"]) > 0
 
 
-def test_an_argument_that_the_plan_lacks_has_its_default(tmp_path, whole):
-    (tmp_path / "tokenizer").mkdir()
-    plan = json.loads((whole / "tokenizer" / "plan.json").read_text())
-    del plan["arguments"]["schedule"]  # as if the program had not had it yet
-    (tmp_path / "tokenizer" / "plan.json").write_text(json.dumps(plan))
-    run(train_tokenizer.main, ["--resume", "--out", str(tmp_path)])
-    assert_same_weights(whole / "model" / "cvivit", tmp_path / "model" / "cvivit")
-
-
 def test_a_new_training_deletes_the_checkpoints_of_an_old_one(tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
@@ -81,13 +75,15 @@ def test_a_new_training_deletes_the_checkpoints_of_an_old_one(tmp_path):
 @pytest.mark.parametrize("kind", ["model", "tokenizer"])
 def test_training_begins_with_the_weights_of_a_given_tokenizer(tmp_path, whole, kind):
     folder = whole / "model" if kind == "model" else whole / "model" / "cvivit"
-    still = [*TOKENIZER, "--steps", "2", "--seed", "1", "--lr", "0", "--model", str(folder)]
+    still = ["--steps", "2", "--seed", "1", *STILL, "--model", str(folder), "--size", "16", "--frames", "5"]
     run(train_tokenizer.main, [*still, "--out", str(tmp_path / "new")])
-    assert_same_weights(whole / "model" / "cvivit", tmp_path / "new" / "model" / "cvivit")
+    assert_close_weights(whole / "model" / "cvivit", tmp_path / "new" / "model" / "cvivit")
+    plan = json.loads((tmp_path / "new" / "tokenizer" / "plan.json").read_text())
+    assert plan["arguments"]["dim"] == 32 and plan["arguments"]["levels"] == [4, 4, 4]  # those of the model
     assert [int(row["step"]) for row in whole_curves(tmp_path / "new", "tokenizer")] == [4, 6]
-    if kind == "model":
-        with pytest.raises(SystemExit, match="--model was trained with other sizes"):
-            run(train_tokenizer.main, [*still, "--dim", "64", "--out", str(tmp_path / "wider")])
+    for wrong in ("--dim 64", "--levels 8 8 8", "--codebook-size 64"):
+        with pytest.raises(SystemExit, match=f"--model was trained with other sizes: expected no {wrong.split()[0]}"):
+            run(train_tokenizer.main, [*still, *wrong.split(), "--out", str(tmp_path / "other")])
 
 
 def test_curves_and_reconstructions_are_drawn(whole):
@@ -102,16 +98,6 @@ def test_it_sees_as_many_time_steps_as_its_clips_have(whole):
     assert cvivit.temporal_window == cvivit.grid(5)[0] == 3
 
 
-def test_a_number_of_frames_that_does_not_fit_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match="--frames does not fit: a clip needs 1 \\+ k · 2 frames"):
-        run(train_tokenizer.main, [*TOKENIZER, "--frames", "6", "--out", str(tmp_path)])
-
-
-def test_nothing_to_resume_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match=r"nothing to resume: .*plan\.json is not there"):
-        run(train_tokenizer.main, ["--resume", "--out", str(tmp_path)])
-
-
 @pytest.mark.parametrize("minutes, steps", [(None, 1200), (2.0, 240), (0.0001, 1)])
 def test_as_many_steps_are_planned_as_fit_into_the_minutes(minutes, steps):
     class OneProcess:
@@ -122,24 +108,75 @@ def test_as_many_steps_are_planned_as_fit_into_the_minutes(minutes, steps):
     assert plan_steps(args, OneProcess(), 0.5) == steps
 
 
-@pytest.mark.parametrize(
-    "argv, message",
-    [
-        (["--adversarial", "0.4", "--other-sizes", "48"], "the discriminator reads frames of one size"),
-        (["--data", "folder", "--image-perceptual", "1"], "the perceptual networks here learn the labels"),
-        (["--steps", "0"], "--steps must be above 0, got 0"),
-        (["--minutes", "-1"], "--minutes must be above 0, got -1"),
-        (["--out", "run", "--model", "run/model"], "--model must lie outside of --out"),
-    ],
-)
-def test_wrong_arguments_are_refused(capsys, argv, message):
-    with pytest.raises(SystemExit) as caught:
-        tokenizer_arguments(argv)
-    assert caught.value.code == 2 and message in capsys.readouterr().err
-
-
 def test_activation_checkpointing_gives_the_same_weights(tmp_path, whole):
     run(train_tokenizer.main, [*TOKENIZER, "--checkpoint-activations", "--out", str(tmp_path)])
     weights = [CViViT.from_pretrained(out / "model" / "cvivit").state_dict() for out in (whole, tmp_path)]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight)
+
+
+def test_more_steps_go_on_from_the_last_checkpoint_along_the_longer_schedule(tmp_path, whole, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    run(train_tokenizer.main, ["--resume", "--steps", "6", "--lr", "5e-4", "--out", str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert "6 steps in place of 4" in said and "ignored --lr, because" in said and "going on from step 4" in said
+    folder = tmp_path / "run" / "tokenizer"
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [4, 6]
+    recipe = Recipe(steps=6, lr=1e-3, seed=0)
+    assert float(rows[-1]["lr"]) == pytest.approx(recipe.lr * lr_factor(recipe, 5))
+    assert json.loads((folder / "plan.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize("damage", ["checkpoint", "perceptual"])
+def test_damaged_files_of_a_resumed_run_are_named_in_one_line(tmp_path, whole, damage):
+    shutil.copytree(whole, tmp_path / "run")
+    folder = tmp_path / "run" / "tokenizer"
+    if damage == "checkpoint":
+        save_checkpoint(folder, {"step": 5})  # one of another program
+        named = folder
+    else:
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["arguments"]["image_perceptual"] = 0.5
+        (folder / "plan.json").write_text(json.dumps(plan))
+        named = tmp_path / "run" / "image_perceptual.pt"
+        named.write_bytes(b"no weights")
+    with pytest.raises(SystemExit) as caught:
+        run(train_tokenizer.main, ["--resume", "--out", str(tmp_path / "run")])
+    message = caught.value.code
+    assert message.startswith("train_tokenizer.py: ") and str(named) in message and "\n" not in message
+
+
+def test_a_run_that_is_refused_leaves_the_plan_and_the_checkpoints_of_the_run_before(tmp_path, whole):
+    shutil.copytree(whole, tmp_path / "run")
+    before = sorted((tmp_path / "run" / "tokenizer").iterdir())
+    for wrong in (["--frames", "6"], ["--model", str(tmp_path)]):
+        with pytest.raises(SystemExit):
+            run(train_tokenizer.main, [*TOKENIZER, *wrong, "--out", str(tmp_path / "run")])
+    assert sorted((tmp_path / "run" / "tokenizer").iterdir()) == before
+
+
+def test_a_tokenizer_whose_ids_a_maskgit_has_learnt_is_not_replaced(tmp_path, whole):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "model" / "maskgit").mkdir()
+    for argv in (TOKENIZER, ["--resume", "--steps", "6"]):
+        with pytest.raises(SystemExit, match="was trained with the tokenizer beside it"):
+            run(train_tokenizer.main, [*argv, "--out", str(out)])
+        assert_same_weights(whole / "model" / "cvivit", out / "model" / "cvivit")
+    run(train_tokenizer.main, ["--resume", "--out", str(out)])  # ends at once: it has all its steps
+
+
+@pytest.mark.parametrize("program", [train_tokenizer, train_prior, train])
+def test_two_runs_in_one_folder_are_refused(tmp_path, program):
+    with alone(tmp_path), pytest.raises(SystemExit, match=f"{program.__name__}.py: another run is writing to "):
+        program.main(["--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("program", [train_tokenizer, train_prior, train])
+def test_results_that_cannot_be_written_end_in_one_line(program):
+    with pytest.raises(SystemExit) as caught:
+        program.main(["--out", "/proc/nowhere"])
+    assert "/proc/nowhere" in caught.value.code and "\n" not in caught.value.code

@@ -158,3 +158,41 @@ def test_only_the_measured_model_is_built():
 def test_a_measured_step_masks_the_mean_share_of_its_schedule(schedule):
     mean = mask_share(torch.rand(1_000_000), schedule).mean()
     torch.testing.assert_close(mask_share(mean_progress(schedule), schedule), mean, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--cost", "cost.png", "--modes", "plain"], "--modes would have no effect with --cost"),
+        (["--cost", "cost.png", "--csv", "a.csv", "--batch", "1"], "would have no effect with --cost"),
+        (["--passes", "encode", "--windows", "4"], "--windows would have no effect without the pass"),
+        (["--passes", "long generate", "--modes", "plain"], "expected another pass or mode"),
+        (["--device", "tpu"], "--device"),
+    ],
+)
+def test_arguments_without_effect_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        benchmark.parse_arguments(words)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and message in said
+
+
+def test_a_row_is_written_as_soon_as_it_is_measured(monkeypatch, tmp_path):
+    figures = dict.fromkeys(benchmark.COLUMNS[4:], 1.0)
+
+    def measured(case):
+        if case["pass"] == "decode":
+            raise KeyboardInterrupt
+        return case | figures
+
+    monkeypatch.setattr(benchmark, "measured", measured)
+    words = ["--passes", "encode", "decode", "--precisions", "float32", "--csv", str(tmp_path / "table.csv")]
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(words)
+    assert (tmp_path / "table.csv").read_text().count("\n") == 2
+
+
+def test_a_table_without_a_row_is_an_error(monkeypatch):
+    monkeypatch.setattr(benchmark, "measured", lambda case: None)
+    with pytest.raises(SystemExit, match=r"benchmark\.py: no case could be measured"):
+        benchmark.main(["--passes", "encode"])

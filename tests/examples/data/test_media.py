@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.media import write_curves, write_gif, write_mp4, write_plots, write_sheet
-from data.video_folder import read_video
+from data.video_reader import read_video
 
 
 def smooth_video(frames=9, height=64, width=48):

@@ -4,11 +4,13 @@ from argparse import Namespace
 
 import pytest
 from accelerate import Accelerator
+from PIL import Image
 
 from data.mixture import Batches, Source
 from data.moving_shapes import read_caption
 from data.sources import captioned_data, held_out, mixture, sources_of, tokenizer_data
 from training.tokenizer import collate_videos
+from video_files import grey_frames, noise, write
 
 
 def arguments(**changes):
@@ -50,7 +52,7 @@ def test_held_out_moving_shapes_are_others_than_those_of_the_training():
 @pytest.mark.parametrize("weights", [(-1.0, 2.0), (0.0, 0.0)])
 def test_negative_weights_and_none_above_0_are_refused(weights):
     sources = [Source(range(10), weight, 2) for weight in weights]
-    with pytest.raises(ValueError, match=f"weights must be at least 0, and one of them above 0, got \\[{weights[0]}"):
+    with pytest.raises(ValueError, match=f"at least 0, and one of them above 0, got \\[{weights[0]}"):
         Batches(sources, list, seed=0, steps=1)
 
 
@@ -64,3 +66,16 @@ def test_processes_read_disjoint_parts_of_each_epoch():
         for i in range(2)
     ]
     assert sorted(parts[0] + parts[1]) == list(range(12))
+
+
+@pytest.mark.parametrize("images_are_in", ["runs", ".cache", "pictures"])
+def test_what_lies_in_the_results_and_in_hidden_folders_is_no_data(tmp_path, images_are_in):
+    write(tmp_path / "a.mp4", grey_frames(6))
+    for number, name in enumerate(["runs/sample.mp4", ".cache/b.mp4"]):
+        write(tmp_path / name, grey_frames(6 + number))
+    (tmp_path / images_are_in).mkdir(exist_ok=True)
+    Image.fromarray(noise(1)[0]).save(tmp_path / images_are_in / "picture.png")
+    options = {"data": str(tmp_path), "out": tmp_path / "runs", "flip": False, "fps": None, "stride": 1}
+    videos, images = captioned_data(arguments(**options))
+    assert videos.files == ["a.mp4"]
+    assert images is None if images_are_in != "pictures" else images.files == ["pictures/picture.png"]

@@ -1,5 +1,6 @@
 """Folders of videos and images: which files are usable, their captions, and their random clips."""
 
+import os
 import warnings
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import video_folder
-from data.video_folder import ImageFolder, VideoFolder, read_image, read_video
+from data.video_folder import ImageFolder, VideoFolder
+from data.video_reader import read_image, read_video
 from video_files import cut, grey_frames, noise, numbers, write, write_gif, write_webm
 
 
@@ -28,11 +29,11 @@ def mixed(tmp_path_factory):
     cut(folder / "cut.gif", write_gif(sources / "whole.gif", noise(20)))
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("no video at all\n" * 100)
-    (folder / "notes.md").write_text("ignored")
+    (folder / "notes.md").write_text("no data")
     return folder
 
 
-BAD = ["short.mp4", "cut_plain.mp4", "cut_fast.mp4", "cut.webm", "cut.gif", "empty.mp4", "text.mp4"]
+BAD = ["short.mp4", "cut_plain.mp4", "cut_fast.mp4", "cut.webm", "cut.gif", "empty.mp4", "text.mp4", "notes.md"]
 
 
 def build(*arguments, **options):
@@ -48,7 +49,7 @@ def test_exactly_the_bad_files_are_named_once_and_the_others_are_read(mixed, cap
     message = str(caught[0].message)
     assert sorted(path.name for path in dataset.skipped) == sorted(BAD)
     assert all(message.count(f"/{name}:") == 1 for name in BAD) and f"{len(BAD)} files" in message
-    assert not any(name in message for name in ("tall", "wide", "clip.webm", "loop", "notes"))
+    assert not any(name in message for name in ("tall", "wide", "clip.webm", "loop"))
     assert all(why in message for why in dataset.skipped.values())
     assert "3 of the 5" in dataset.skipped[mixed / "short.mp4"]
     assert len(dataset) == 4
@@ -153,8 +154,11 @@ def test_captions_come_from_the_table_and_from_text_files(tmp_path, mark):
     (tmp_path / "captions.csv").write_text(mark + table, encoding="utf-8")
     (tmp_path / "a.txt").write_text("the table has priority")
     (tmp_path / "c.txt").write_text(f"{mark}a text – beside\n", encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"gone\.mp4: named in captions\.csv but missing"):
+    with pytest.warns(UserWarning) as caught:
         dataset = VideoFolder(tmp_path, size=32, num_frames=2)
+    skipped, missing = (str(warning.message) for warning in caught)
+    assert "gone.mp4: named in captions.csv but missing" in skipped and f"{tmp_path}/a.txt: " in skipped
+    assert "1 of 4 files have no caption" in missing and "d.mp4" in missing
     captions = {path.name: dataset[index]["caption"] for index, path in enumerate(dataset.paths)}
     assert captions == {
         "a.mp4": "one, two\u2028und drei – ü",
@@ -185,7 +189,8 @@ def test_images_of_all_kinds(tmp_path):
     write(tmp_path / "video.mp4", grey_frames(4))
     with pytest.warns(UserWarning) as caught:
         dataset = ImageFolder(tmp_path, size=(16, 24))
-    assert len(caught) == 1 and sorted(path.name for path in dataset.skipped) == ["cut.png", "text.bmp"]
+    assert len(caught) == 2 and "5 of 6 files have no caption" in str(caught[1].message)
+    assert sorted(path.name for path in dataset.skipped) == ["cut.png", "text.bmp"]
     assert all(str(caught[0].message).count(name) == 1 for name in ("cut.png", "text.bmp"))
     assert len(dataset) == 6 and {item["caption"] for item in map(dataset.__getitem__, range(6))} == {
         "",
@@ -229,12 +234,69 @@ def test_unusable_folders_are_refused(tmp_path):
         VideoFolder(tmp_path, size=32, num_frames=2)
     with pytest.raises(ValueError, match=r"usable file \(\.png"):
         ImageFolder(tmp_path, size=32)
-    (tmp_path / "captions.csv").write_text("path,text\na,b\n")
-    with pytest.raises(ValueError, match=r"columns file, caption, got \['path', 'text'\]"):
-        VideoFolder(tmp_path, size=32, num_frames=2)
-    (tmp_path / "captions.csv").write_text("file,caption\na,b\na,c\n")
-    with pytest.raises(ValueError, match="name a file once, got 'a' again"):
-        video_folder.read_captions(tmp_path)
-    (tmp_path / "captions.csv").write_bytes(b"file,caption\na,\xff\n")
-    with pytest.raises(ValueError, match="must be UTF-8"):
-        video_folder.read_captions(tmp_path)
+
+
+def files_and_warnings(folder, kind, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = kind(folder, size=16, **options)
+    return dataset, [str(each.message) for each in caught]
+
+
+def test_every_file_of_a_folder_is_used_or_named(tmp_path):
+    for name in ("a.mp4", "deep/b.MOV", "deep/x-y.mp4", ".hidden.mp4", ".cache/c.mp4"):
+        write(tmp_path / name.lower(), grey_frames(4)).rename(tmp_path / name)
+    Image.fromarray(noise(1)[0]).save(tmp_path / "a.png")
+    Image.fromarray(noise(1)[0]).save(tmp_path / "e.jfif", format="jpeg")
+    for name in ("notes.md", "sound.mp3", "LICENSE", "deep/captions.csv", "actions.csv", "a.txt", "lonely.txt"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link.mp4").symlink_to("gone.mp4")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "captions.csv").write_text("file,caption\ndeep/b.MOV,b\na.png,p\ndeep/x-y.mp4,xy\n")
+    named = {"notes.md", "sound.mp3", "LICENSE", "deep/captions.csv", "lonely.txt"}
+    videos, [said] = files_and_warnings(tmp_path, VideoFolder, num_frames=2)
+    assert videos.files == ["a.mp4", "deep/b.MOV", "deep/x-y.mp4"] and videos.captions == ["x", "b", "xy"]
+    assert {path.relative_to(tmp_path).as_posix() for path in videos.skipped} == named | {"link.mp4"}
+    images, [skipped, missing] = files_and_warnings(tmp_path, ImageFolder)
+    assert images.files == ["a.png", "e.jfif"] and images.captions == ["p", ""]
+    assert {path.relative_to(tmp_path).as_posix() for path in images.skipped} == named | {"pipe.png"}
+    assert "1 of 2 files have no caption" in missing and "e.jfif" in missing
+    for name in named:
+        assert f"{tmp_path / name}: " in said and f"{tmp_path / name}: " in skipped
+
+
+def test_folders_whose_files_all_have_or_all_lack_captions_give_no_warning(tmp_path):
+    for name in "abc":
+        write(tmp_path / f"{name}.mp4", grey_frames(4))
+    assert build(tmp_path, size=16, num_frames=2).captions == [""] * 3
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(name)
+    assert build(tmp_path, size=16, num_frames=2).captions == ["a", "b", "c"]
+    (tmp_path / "b.txt").write_text(" \n")
+    with pytest.warns(UserWarning, match=r"1 of 3 files have no caption:\n.*b\.mp4$"):
+        VideoFolder(tmp_path, size=16, num_frames=2)
+
+
+def test_results_in_the_folder_are_no_data(tmp_path):
+    write(tmp_path / "a.mp4", grey_frames(4))
+    write(tmp_path / "runs" / "sample.mp4", grey_frames(4))
+    (tmp_path / "runs" / "log.csv").write_text("step\n")
+    dataset = build(tmp_path, size=16, num_frames=2, leave_out=tmp_path / "runs")
+    assert dataset.files == ["a.mp4"] and not dataset.skipped
+    with pytest.warns(UserWarning, match=r"log\.csv"):
+        assert VideoFolder(tmp_path, size=16, num_frames=2).files == ["a.mp4", "runs/sample.mp4"]
+    with pytest.raises(ValueError, match="folders of their own"):
+        VideoFolder(tmp_path, size=16, num_frames=2, leave_out=tmp_path)
+
+
+def test_long_lists_of_files_are_shortened(tmp_path):
+    write(tmp_path / "a.mp4", grey_frames(4))
+    for number in range(100):
+        (tmp_path / f"{number}.xyz").touch()
+    dataset, [said] = files_and_warnings(tmp_path, VideoFolder, num_frames=2)
+    assert len(dataset.skipped) == 100 and "100 files are skipped" in said
+    assert said.count("\n") == 21 and said.endswith("and 80 more")
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(ValueError, match=r"got 100 files \(.xyz\)") as refused:
+        VideoFolder(tmp_path, size=16, num_frames=2)
+    assert str(refused.value).count("\n") == 21

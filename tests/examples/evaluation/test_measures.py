@@ -1,5 +1,7 @@
 """The figures of tokenizers: a perfect one is right in all, and each fault lowers its own figure."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -91,3 +93,8 @@ def test_soft_edges_have_less_energy_and_changing_errors_flicker():
     moving = 0.1 * torch.randn_like(videos)
     assert flicker(videos + still, videos) == pytest.approx(0, abs=1e-6)
     assert flicker(videos + moving, videos) == pytest.approx(0.1 * 2**0.5, rel=0.05)
+
+
+def test_the_edge_energy_of_clips_without_edges_is_unknown():
+    grey = torch.full((2, 3, 5, 16, 16), 0.5)
+    assert math.isnan(reconstruction(Copies(), grey)["edge_energy"])

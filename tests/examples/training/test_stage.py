@@ -1,33 +1,12 @@
-"""plan.json: what it holds, and that it is there whole or not at all."""
+"""What both stages do around their training: whose weights they begin with, whose plan they keep."""
 
-import json
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 from torch import nn
 
-from training.stage import begin_with, write_plan
-
-
-def test_a_plan_is_never_half_written(tmp_path, monkeypatch):
-    plan, write_text = tmp_path / "plan.json", Path.write_text
-    write_plan(plan, Namespace(seed=1, out=tmp_path, resume=True), 2)
-    before = {"steps": 2, "arguments": {"seed": 1}}
-    assert json.loads(plan.read_text()) == before
-
-    def killed(path, text):
-        write_text(path, text[: len(text) // 2])
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_text", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_plan(plan, Namespace(seed=2), 3, words=["a", "red", "circle"])
-    assert json.loads(plan.read_text()) == before
-    monkeypatch.undo()
-    write_plan(plan, Namespace(seed=2), 3, words=["a", "red", "circle"])
-    assert json.loads(plan.read_text())["words"] == ["a", "red", "circle"]
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+from training.plans import load_plan, write_plan
+from training.stage import begin_with, one_run, open_plan
 
 
 def test_a_part_that_only_one_side_has_is_left_as_it_is():
@@ -36,3 +15,26 @@ def test_a_part_that_only_one_side_has_is_left_as_it_is():
     weight = module.weight.clone()
     begin_with(module, None)
     assert (module.weight == weight).all()
+
+
+def test_weights_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="--model was trained with other sizes"):
+        begin_with(nn.Linear(2, 2), nn.Linear(3, 2))
+
+
+def test_a_new_run_deletes_the_plan_of_an_earlier_one_and_a_resumed_one_brings_it_up_to_date(tmp_path, capsys):
+    path = tmp_path / "plan.json"
+    write_plan(path, Namespace(seed=1, workers=0), 2, words=["red"], files=["a.mp4"])
+    open_plan(path, Namespace(seed=1, workers=3, resume=True, steps=5), ["b.mp4", "c.mp4"])
+    assert "2 added, 1 removed" in capsys.readouterr().out
+    arguments = {"seed": 1, "workers": 3, "steps": 5}
+    assert load_plan(path) == {"steps": 5, "arguments": arguments, "words": ["red"], "files": ["a.mp4"]}
+    open_plan(path, Namespace(resume=False), [])
+    assert not path.exists()
+
+
+def test_a_folder_is_kept_for_one_run(tmp_path):
+    with one_run(tmp_path), pytest.raises(ValueError, match="another run is writing to"), one_run(tmp_path):
+        pytest.fail("two runs in one folder")
+    with one_run(tmp_path):
+        pass

@@ -1,0 +1,154 @@
+"""The files of a data folder and their captions: captions.csv, or a .txt file beside each.
+
+Names are compared in Unicode's composed form (NFC) and folders as they are resolved, so that it does not matter how the
+table or the disk writes them.
+"""
+
+import csv
+import io
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+TABLE = "captions.csv"
+LINES = 20  # of a list in a warning
+
+
+class Row(NamedTuple):
+    """A row of captions.csv, as it is written."""
+
+    file: str
+    caption: str
+
+
+def key_of(path: Path) -> str:
+    """What all ways to write the path of one file have in common. A link to a file is a file of its own."""
+    return unicodedata.normalize("NFC", str(path.parent.resolve() / path.name))
+
+
+def shortened(lines: Sequence[str]) -> str:
+    """The first lines of a list for a warning, each on a line of its own, and how many more there are."""
+    rest = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
+    return "".join(f"\n  {line}" for line in [*lines[:LINES], *rest])
+
+
+def files_below(folder: Path, *, leave_out: Path | None = None) -> list[Path]:
+    """Everything in a folder and its subfolders that is no folder, in order; without hidden files and folders.
+
+    Links to folders are followed, and no folder is read twice. `leave_out`: a folder whose files are none of these.
+    Raises ValueError where that is the folder itself.
+    """
+    left_out = None if leave_out is None else leave_out.resolve()
+    if left_out == folder.resolve():
+        raise ValueError(f"the results and the data need folders of their own, got {str(folder)!r} for both")
+    found, seen, folders, links = [], {left_out}, [folder], []
+    while folders or links:  # links last, so that a folder has its own name, not that of a link
+        current = folders.pop() if folders else links.pop(0)
+        if (real := current.resolve()) in seen:
+            continue
+        seen.add(real)
+        for path in sorted(current.iterdir()):
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            else:
+                found.append(path)
+    return sorted(found)
+
+
+def read_captions(folder: Path) -> dict[str, Row]:
+    """The rows of folder/captions.csv by `key_of` their file; {} without that table.
+
+    Rows with more or fewer columns than the header are left out and named in a warning. Raises ValueError, with the
+    number of the line, for an unclosed quote, a file that is named twice and wrong columns, and for text that is not
+    UTF-8.
+    """
+    table = folder / TABLE
+    if not table.is_file():
+        return {}
+    lines = _lines(table)
+    _, header = next(lines, (1, []))
+    if sorted(name for name in header if name in Row._fields) != ["caption", "file"]:
+        raise ValueError(f"{table} must have the columns file, caption, each once, got {header}")
+    rows, left_out = {}, []
+    for number, cells in lines:
+        named = dict(zip(header, cells))
+        if len(cells) != len(header) or not named["file"]:
+            got = "no file" if named.get("file") == "" else f"{len(cells)} columns instead of {len(header)}"
+            left_out.append(f"line {number}: {got}")
+            continue
+        key = key_of(folder / named["file"])
+        if key in rows:
+            raise ValueError(f"{table}, line {number}: must name a file once, got {named['file']!r} again")
+        rows[key] = Row(named["file"], named["caption"])
+    if left_out:
+        why = f"{len(left_out)} rows of {table} are left out (a caption with commas needs quotes):"
+        warnings.warn(why + shortened(left_out), stacklevel=4)
+    return rows
+
+
+def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, with the numbers of their first lines."""
+    reader = csv.reader(io.StringIO(read_text(table), newline=""), skipinitialspace=True, strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{table}, line {number}: {error}; a quote that begins here may not be closed") from error
+        if any(cells):
+            yield number, cells
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Raises ValueError for another encoding."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")  # as it is: read_text would change the ends of lines
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8: {error}") from error
+
+
+class Captions:
+    """The captions of a folder whose files are `found`, and which files and rows give none.
+
+    Errors and warnings as in `read_captions`.
+    """
+
+    def __init__(self, folder: Path, found: Sequence[Path]) -> None:
+        self.folder, self.rows, self.texts = folder, read_captions(folder), {}
+        for path in found:
+            if path.suffix.lower() == ".txt":
+                self.texts.setdefault(_stem_of(path), path)
+
+    def text_of(self, path: Path) -> Path | None:
+        """The .txt file that has the caption of a video or image; None without one, and where the table has it."""
+        return None if key_of(path) in self.rows else self.texts.get(_stem_of(path))
+
+    def caption_of(self, path: Path) -> str:
+        """The caption of a video or image; "" without one. Raises ValueError for a text that is not UTF-8."""
+        text = self.text_of(path)
+        if text is not None:
+            return read_text(text).strip()
+        row = self.rows.get(key_of(path))
+        return "" if row is None else row.caption
+
+    def not_used(self, found: Sequence[Path], media: Sequence[Path]) -> dict[Path, str]:
+        """The .txt files that belong to none of `media`, and the rows that belong to none of `found`: path -> why."""
+        used, there = {self.text_of(path) for path in media}, {key_of(path) for path in found}
+        why = f"no video or image of this name is beside it, or {TABLE} has the caption"
+        texts = {path: why for path in found if path.suffix.lower() == ".txt" and path not in used}
+        absent = [self.folder / row.file for key, row in self.rows.items() if key not in there]
+        return texts | {path: f"named in {TABLE} but {_absence(path)}" for path in absent}
+
+
+def _stem_of(path: Path) -> str:
+    return key_of(path.with_suffix(""))
+
+
+def _absence(path: Path) -> str:
+    return "hidden, a folder, or outside of the data" if path.exists() else "missing"
