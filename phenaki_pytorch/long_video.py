@@ -82,10 +82,11 @@ class LongVideo:
                       room for; from longer ones the last `overlap`
         overlap       see `check_overlap`
 
-        Raises ValueError, before anything is sampled, where a further window is needed and the overlap does not fit.
+        Raises ValueError, before anything is sampled, for an overlap that does not fit, and where a further window is
+        needed that can share no frames.
         """
         known = 0 if prime_frames is None else prime_frames.shape[2]
-        if known >= self.window or self._kept(known, 0) + num_frames > self.window:
+        if overlap is not None or known >= self.window or self._kept(known, 0) + num_frames > self.window:
             overlap = self.check_overlap(overlap)
         return self._windows(sample, num_frames, prime_frames, overlap or 0)
 

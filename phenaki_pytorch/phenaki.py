@@ -26,8 +26,8 @@ from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import through_call, uncompiled
 from phenaki_pytorch.core.saving import CONFIG, Pretrained, Stage, built, read_config, write_config
 from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
-from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic, fill_in
-from phenaki_pytorch.priors.decoding import SamplingOptions, sampling_options
+from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
+from phenaki_pytorch.priors.decoding import SamplingOptions, check_critic_options, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
 from phenaki_pytorch.priors.maskgit import MaskGit
 from phenaki_pytorch.tokenizers.cvivit import CViViT
@@ -74,6 +74,8 @@ class Phenaki(Pretrained):
         self.maskgit = maskgit
         self.critic = critic
         if critic is not None:
+            if not isinstance(uncompiled(critic), Critic):
+                raise TypeError(f"critic must be a TokenCritic or a SelfCritic, got a {type(critic).__name__}")
             critic.check_fits(maskgit)
         if maskgit.num_tokens != cvivit.codebook_size:
             raise ValueError(
@@ -180,7 +182,7 @@ class Phenaki(Pretrained):
 
         Whole windows are sampled and cut to the count. Raises ValueError where a size or value does not fit.
         """
-        sampling_options(sampling)
+        check_critic_options(sampling_options(sampling), self.critic)
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
@@ -216,7 +218,7 @@ class Phenaki(Pretrained):
 
         Raises ValueError where the tokenizer takes no single frames.
         """
-        sampling_options(sampling)
+        check_critic_options(sampling_options(sampling), self.critic)
         grid = self.cvivit.grid(1)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         ids = self.maskgit.generate(
@@ -246,6 +248,7 @@ class Phenaki(Pretrained):
 
         Returns the whole, (b, c, all frames, h, w) in [0, 1], and the list of the scenes' new frames, views of it.
         """
+        check_critic_options(sampling_options(sampling), self.critic)
         prompts_of, counts = check_scenes(scenes, num_frames)
         shortest = self.cvivit.num_frames(1)
         if len(counts) > 1:
@@ -270,7 +273,8 @@ class Phenaki(Pretrained):
         """Write config.json and, each in a directory of its own, `cvivit/`, `maskgit/` and, if there is one, `critic/`.
 
         Modules of the user's own, such as a text encoder that is no T5TextEncoder, are left out, with a warning that
-        names them; they have to be passed to `from_pretrained` again.
+        names them; they have to be passed to `from_pretrained` again. Directories of an earlier model's parts that
+        this one does not have are left as they are, with a warning too.
         """
         cvivit, critic = uncompiled(self.cvivit), uncompiled(self.critic)
         names = {kind: name for name, kind in CRITICS.items()} | {type(None): None}
@@ -287,6 +291,9 @@ class Phenaki(Pretrained):
             critic.write_to(directory / "critic", stage)
         if left_out := [name for name, value in config.items() if value == self.GIVEN]:
             warnings.warn(f"left out of the saved model, to be given to from_pretrained: {left_out}", stacklevel=5)
+        others = {"cvivit": config["cvivit"] == self.GIVEN, "critic": config["critic"] not in CRITICS}
+        if old := [name for name, is_other in others.items() if is_other and (directory / name).exists()]:
+            warnings.warn(f"{directory} holds parts of an earlier model, which are not this one's: {old}", stacklevel=5)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":

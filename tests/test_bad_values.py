@@ -1,5 +1,6 @@
 """Values that are not finite, of another range or of another dtype are refused or do no harm, and no state leaks."""
 
+import json
 import math
 import random
 import threading
@@ -18,8 +19,9 @@ from conftest import (
     tiny_cvivit,
     tiny_maskgit,
     tiny_phenaki,
+    tiny_token_critic,
 )
-from phenaki_pytorch import CViViT, Phenaki
+from phenaki_pytorch import CViViT, GuidedTeacher, Phenaki
 from phenaki_pytorch.core import saving
 from phenaki_pytorch.priors.decoding import _masked_after
 
@@ -150,8 +152,8 @@ def test_a_save_that_fails_leaves_the_old_model_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", [{"dim": 10**9}, {"spatial_depth": 10**9}, {"nope": 1}, {"heads": 0}, {"dim": 64}])
 def test_a_config_that_does_not_fit_its_weights_is_refused_before_it_is_built(tmp_path, change):
     model = tiny_cvivit()
-    model.config |= change
     model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(model.config | change))
     with pytest.raises(ValueError, match=r"config\.json"):
         CViViT.from_pretrained(tmp_path)
 
@@ -173,3 +175,118 @@ def test_compiled_modules_are_saved_and_what_is_left_out_is_named(tmp_path):
         warnings.simplefilter("error")
         loaded = Phenaki.from_pretrained(tmp_path, text_encoder=WordEncoder())
     assert same_state(state(loaded.cvivit), state(cvivit._orig_mod))
+
+
+# features, ids and texts
+
+
+@pytest.mark.parametrize(
+    "change, kind, message",
+    [
+        (lambda ids: ids + 32, ValueError, r"\[0, 32\), got values from"),
+        (lambda ids: ids - 32, ValueError, r"\[0, 32\), got values from"),
+        (lambda ids: ids.int(), ValueError, "int64"),
+        (lambda ids: ids[0], ValueError, r"\(b, t, h, w\)"),
+        (lambda ids: ids[:0], ValueError, "none empty"),
+    ],
+)
+def test_code_features_refuses_what_decode_refuses(change, kind, message):
+    model = tiny_cvivit()
+    for call in (model.decode, model.code_features):
+        with pytest.raises(kind, match=message):
+            call(change(make_ids()))
+
+
+@pytest.mark.parametrize(
+    "change, kind, message",
+    [
+        (lambda x: x.index_fill(1, torch.tensor(1), NAN), ValueError, "features must be finite, got nan"),
+        (lambda x: x.index_fill(1, torch.tensor(1), math.inf), ValueError, "features must be finite, got inf"),
+        (lambda x: x[..., :7], ValueError, r"\(b, t, h, w, 8\).*got \(2, 3, 2, 2, 7\)"),
+        (lambda x: x[0], ValueError, r"\(b, t, h, w, 8\).*got \(3, 2, 2, 8\)"),
+        (lambda x: x[:0], ValueError, "none empty"),
+        (lambda x: x.long(), TypeError, "floating point, got torch.int64"),
+    ],
+)
+def test_wrong_features_are_refused_both_ways(change, kind, message):
+    model = tiny_cvivit()
+    for call in (model.nearest, model.decode_features):
+        with pytest.raises(kind, match=message):
+            call(change(torch.randn(2, 3, 2, 2, 8)))
+
+
+def test_a_loss_that_is_not_finite_is_returned_for_the_caller_to_see():
+    model = tiny_cvivit()
+    with torch.no_grad():
+        model.encoder.embed_first.weight.fill_(NAN)
+    assert not model(video()).isfinite()
+
+
+@pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
+def test_a_text_that_is_not_finite_is_refused(bad):
+    model, critic, ids = tiny_maskgit(), tiny_token_critic(), make_ids()
+    context, context_mask = make_context()
+    text = context.index_fill(1, torch.tensor(1), bad), context_mask
+    system = tiny_phenaki()
+    encoder = tiny_phenaki(text_encoder=lambda texts: text)
+    for call in (
+        lambda: model(ids, *text),
+        lambda: model.logits(ids, ids > 3, *text),
+        lambda: model.generate(context=text[0], context_mask=text[1], steps=1),
+        lambda: critic(ids, ids > 3, *text),
+        lambda: critic.critic_logits((6, 2, 2), *text),
+        lambda: system(video_ids=ids, text_embeds=text[0], text_mask=text[1]),
+        lambda: encoder(video_ids=ids, texts=["a", "b"]),
+        lambda: encoder.generate(["a", "b"], num_frames=1, steps=1),
+    ):
+        with pytest.raises(ValueError, match="context must be finite"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "encoded, message",
+    [
+        (lambda embeds, mask: (embeds.numpy(), mask), "floating point, got ndarray"),
+        (lambda embeds, mask: (embeds.long(), mask), "floating point, got torch.int64"),
+        (lambda embeds, mask: (None, mask), "floating point, got NoneType"),
+        (lambda embeds, mask: (embeds, mask.numpy()), "a tensor or None, got ndarray"),
+    ],
+)
+def test_embeddings_of_another_kind_are_refused(encoded, message):
+    model = tiny_phenaki(text_encoder=lambda texts: encoded(*make_context(len(texts))))
+    for call in (lambda: model(video(), texts=["a", "b"]), lambda: model.generate("a", num_frames=1, steps=1)):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_integer_embeddings_are_refused_by_every_model():
+    context, context_mask = make_context()
+    for call in (
+        lambda: tiny_maskgit()(make_ids(), context.long(), context_mask),
+        lambda: tiny_phenaki()(video_ids=make_ids(), text_embeds=context.long(), text_mask=context_mask),
+    ):
+        with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
+            call()
+
+
+def test_an_encoder_may_give_no_mask_where_all_tokens_are_real():
+    context, _ = make_context()
+    model = tiny_phenaki(text_encoder=lambda texts: (context, None))
+    all_real = {"text_embeds": context, "text_mask": torch.ones(2, 3, dtype=torch.bool)}
+    options = {"num_frames": 1, "steps": 2}
+    expected = model.generate(**all_real, **options, generator=seed())
+    assert torch.equal(model.generate(["a", "b"], **options, generator=seed()), expected)
+
+
+@pytest.mark.parametrize("scale", [NAN, -1.0, math.inf])
+def test_a_guidance_scale_is_refused_wherever_one_is_given(scale):
+    model, critic, ids = tiny_maskgit(), tiny_token_critic(), make_ids()
+    context, _ = make_context()
+    for call in (
+        lambda: model.logits(ids, ids > 3, context, cond_scale=scale),
+        lambda: critic.critic_logits((6, 2, 2), context, cond_scale=scale),
+        lambda: model.generate(context=context, steps=1, cond_scale=scale),
+        lambda: GuidedTeacher(model, cond_scale=scale),
+    ):
+        with pytest.raises(ValueError, match="cond_scale must be finite and at least 0"):
+            call()

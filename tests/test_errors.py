@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vector_quantize_pytorch import VectorQuantize
+from vector_quantize_pytorch import LFQ, VectorQuantize
 
 from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki
 from phenaki_pytorch import Phenaki, T5TextEncoder
@@ -108,10 +108,12 @@ def test_wrong_ids(codes, message):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"quantizer_kwargs": {"heads": 2}}, {"quantizer": "lfq", "quantizer_kwargs": {"num_codebooks": 2}}]
+    "quantizer",
+    [VectorQuantize(dim=8, codebook_size=32, heads=2), LFQ(dim=8, codebook_size=32, num_codebooks=2)],
+    ids=lambda quantizer: type(quantizer).__name__,
 )
-def test_quantizers_with_several_ids_per_token(changes):
-    model = tiny_cvivit(**changes)
+def test_given_quantizers_with_several_ids_per_token(quantizer):
+    model = tiny_cvivit(quantizer=quantizer)
     for call in (model, model.encode):
         refused(lambda call=call: call(video()), r"one id per token, \(\d+, \d+\), got \(\d+, \d+, 2\)")
 
@@ -133,6 +135,7 @@ def test_wrong_lengths_and_features():
     [
         ({"num_tokens": 0}, "num_tokens must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"dim_context": 0}, "dim_context must be at least 1, got 0"),
         ({"cond_drop_prob": 1.5}, r"cond_drop_prob must lie in \[0, 1\], got 1.5"),
         ({"prime_prob": -0.1}, r"prime_prob must lie in \[0, 1\], got -0.1"),
         ({"ff_dropout": -0.1}, r"ff_dropout must lie in \[0, 1\], got -0.1"),
@@ -283,6 +286,7 @@ def test_encoders_that_give_too_few_embeddings():
         ({"overlap": -3}, "got an overlap of -3"),
         ({"overlap": 11}, "got an overlap of 11"),
         ({"overlap": 4, "num_frames": 1, "prime_frames": video(f=11)}, "got an overlap of 4"),
+        *[({"overlap": wrong, "num_frames": 1}, f"got an overlap of {wrong}") for wrong in (-1, 0, 4, 11)],
     ],
 )
 def test_wrong_arguments_of_generate(changes, message):

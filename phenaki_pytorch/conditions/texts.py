@@ -65,6 +65,16 @@ class Texts:
                     f"a text encoder must return a pair, embeddings and mask, got a {type(encoded).__name__}"
                 )
             embeds, mask = encoded
-            if len(embeds) != len(texts):
-                raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
+        _check_kinds(embeds, mask)
+        if texts is not None and len(embeds) != len(texts):
+            raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
         return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)
+
+
+def _check_kinds(embeds: object, mask: object) -> None:
+    """Refuse, with a TypeError, what are not embeddings and a mask or None."""
+    if not (isinstance(embeds, Tensor) and embeds.is_floating_point()):
+        got = embeds.dtype if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TypeError(f"text embeddings must be a tensor, floating point, got {got}")
+    if not isinstance(mask, Tensor | None):
+        raise TypeError(f"the mask of text embeddings must be a tensor or None, got {type(mask).__name__}")

@@ -3,6 +3,7 @@
 Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -55,6 +56,27 @@ def check_pixels(name: str, pixels: Tensor) -> None:
             raise ValueError(f"{name} must be finite and in [0, 1], got values from {low:.4g} to {high:.4g}")
 
 
+def check_finite(name: str, values: Tensor, *, mask: Tensor | None = None, look: bool = False) -> None:
+    """Refuse vectors (..., d) that are not finite, among all or where a mask, bool (...), is True.
+
+    `look`: on other devices than the CPU, too.
+    """
+    if look or free_to_look(values):
+        wrong = ~values.isfinite() if mask is None else ~values.isfinite() & mask[..., None]
+        if wrong.any():
+            raise ValueError(f"{name} must be finite, got {values[wrong][0]} in {int(wrong.sum())} of its values")
+
+
+def check_features(features: Tensor, code_dim: int, *, least_steps: int = 1) -> None:
+    """Refuse what are not features (b, t, h, w, code_dim), floating point, finite, t at least `least_steps`."""
+    if not features.is_floating_point():
+        raise TypeError(f"features must be floating point, got {features.dtype}")
+    *sizes, width = features.shape
+    if len(sizes) != 4 or width != code_dim or sizes[1] < least_steps or 0 in (sizes[0], *sizes[2:]):
+        raise ValueError(f"features must be (b, t, h, w, {code_dim}), none empty, got {tuple(features.shape)}")
+    check_finite("features", features)
+
+
 def check_items(name: str, values: Iterable, *kinds: type) -> None:
     """Refuse a sequence with an item of another kind. All items are looked at, where a type hint would look at one."""
     for value in values:
@@ -74,6 +96,13 @@ def check_probabilities(**probabilities: float) -> None:
     for name, probability in probabilities.items():
         if not 0 <= probability <= 1:
             raise ValueError(f"{name} must lie in [0, 1], got {probability}")
+
+
+def check_scales(**scales: float) -> None:
+    """Refuse, with a ValueError, what is not finite or below 0."""
+    for name, scale in scales.items():
+        if not 0 <= scale < math.inf:
+            raise ValueError(f"{name} must be finite and at least 0, got {scale}")
 
 
 def batch_of(batch_size: int, context: Tensor | None) -> int:

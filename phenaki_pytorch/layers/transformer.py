@@ -133,8 +133,10 @@ def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
     """Keep only the input of every transformer block below `module`, for less memory in training.
 
     The rest is computed again in the backward pass, which costs a second forward pass. `on=False` undoes it. Raises
-    ValueError for a module without transformers.
+    ValueError for a module without transformers, TypeError for what is no module.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected a module, got {type(module).__name__}")
     transformers = [part for part in module.modules() if isinstance(part, Transformer)]
     if not transformers:
         raise ValueError(f"{type(module).__name__} has no transformer whose activations could be checkpointed")

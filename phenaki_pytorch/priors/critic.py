@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_bool, check_same
-from phenaki_pytorch.core.modules import through_call, uncompiled
+from phenaki_pytorch.core.modules import CastingLinear, through_call, uncompiled
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.priors.decoding import CriticLogits, by_confidence, sample
 from phenaki_pytorch.priors.guidance import Guidance
@@ -165,13 +165,17 @@ class SelfCritic(Critic):
             raise TypeError(f"maskgit must be a MaskGit, got a {type(maskgit).__name__}")
         self.config = {"maskgit": self.GIVEN}
         self._maskgit = (maskgit,)  # in a tuple, so that it is not registered
-        self.to_logits = nn.Linear(maskgit.dim, 1)
+        self.to_logits = CastingLinear(maskgit.dim, 1)  # MaskGit's features may have another dtype
         nn.init.zeros_(self.to_logits.bias)
 
     @property
     def backbone(self) -> TokenTransformer:
         """MaskGit."""
         return self._maskgit[0]
+
+    def given(self) -> dict:
+        """MaskGit."""
+        return {"maskgit": self.backbone}
 
     def check_fits(self, maskgit: nn.Module) -> None:
         """Refuse, with a ValueError, any MaskGit but its own."""

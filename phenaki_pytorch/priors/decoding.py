@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from beartype import BeartypeConf
 from beartype.door import die_if_unbearable
-from torch import Tensor
+from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_items
+from phenaki_pytorch.core.checks import check_items, check_scales
 from phenaki_pytorch.priors.masking import check_schedule, mask_share, uniform
 
 # ids (b, n), mask (b, n) and the number of the step -> logits (p, k) of the masked ids, in order
@@ -34,10 +34,11 @@ class SamplingOptions(TypedDict, total=False):
     """How to sample. What is not given is as in `DEFAULTS`, the paper's.
 
     steps        steps of parallel decoding; with guidance each takes two passes
-    cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, the paper's λ is s − 1
+    cond_scale   s in null + s · (cond − null) on the logits; 1 is no guidance, 0 is without the text, the paper's λ is
+                 s − 1; has no effect on an unconditional model, as guide_every has none
     temperature  scale of the Gumbel noise on the confidence, annealed to 0; not a softmax temperature
     token_temperature  softmax temperature of the tokens: a number, or that of the first step and of the last
-    critic_scale   guidance of the critic, as `cond_scale`
+    critic_scale   guidance of the critic, as `cond_scale`; another than 1 needs a critic that reads the text
     guide_every    null is computed in every n-th step, the first included; in the others a token reuses cond − null
                    from the last such step in which it was masked
     critic_inline  a SelfCritic scores the known ids in MaskGit's own pass, without an extra one; newly sampled ids are
@@ -91,11 +92,16 @@ def sampling_options(given: SamplingOptions) -> SamplingOptions:
     return options
 
 
-def check_scales(**scales: float) -> None:
-    """Refuse, with a ValueError, what is not finite or below 0."""
-    for name, scale in scales.items():
-        if not 0 <= scale < math.inf:
-            raise ValueError(f"{name} must be finite and at least 0, got {scale}")
+def check_critic_options(options: SamplingOptions, critic: nn.Module | None) -> None:
+    """Refuse, with a ValueError, options of a critic that would have no effect: its own values are not looked at."""
+    if critic is None and options["critic_inline"]:
+        raise ValueError("critic_inline needs a critic, got none")
+    if options["critic_scale"] == 1:
+        return
+    if critic is None:
+        raise ValueError(f"critic_scale needs a critic, got {options['critic_scale']} without one")
+    if critic.backbone.dim_context is None:
+        raise ValueError(f"this critic reads no text, so critic_scale must be 1, got {options['critic_scale']}")
 
 
 def first_and_last(value: float | Sequence) -> tuple:
@@ -163,7 +169,9 @@ def parallel_decode(
     check_schedule(schedule)
     given, masked_at_first = ~mask, mask.sum(dim=1)
     first, last = first_and_last(token_temperature)
+    taken = []
     for step in range(steps) if progress is None else progress(range(steps)):
+        taken.append(step)
         divisor = first + (last - first) * step / max(1, steps - 1)
         # One random number per token, masked or not, so that the result does not depend on how many are masked.
         chance = uniform(ids.shape, ids.device, generator)
@@ -176,6 +184,8 @@ def parallel_decode(
             log_probs = torch.full_like(chance, torch.inf).masked_scatter(mask, log_probs)
             scores = confidence(ids, log_probs, r).masked_fill(given, torch.inf)
             mask = _lowest(scores, count=_masked_after(masked_at_first, mask, r, schedule))
+    if taken != list(range(steps)):
+        raise ValueError(f"progress must yield the {steps} steps that it is given, in order, got {taken}")
     return ids
 
 

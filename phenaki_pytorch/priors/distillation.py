@@ -10,8 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_same
-from phenaki_pytorch.priors.decoding import check_scales
+from phenaki_pytorch.core.checks import check_same, check_scales
+from phenaki_pytorch.core.contracts import Prior
 from phenaki_pytorch.priors.token_transformer import TokenTransformer
 
 
@@ -23,12 +23,14 @@ class GuidedTeacher(nn.Module):
     maskgit     the trained model, of any size, that reads texts; a copy is kept, frozen and in eval mode
     cond_scale  its guidance, as in `SamplingOptions`
 
-    Raises ValueError for an unconditional model and for a negative or infinite scale.
+    Raises ValueError for an unconditional model and for a negative or infinite scale, TypeError for another module.
     """
 
     def __init__(self, maskgit: TokenTransformer, *, cond_scale: float):
         super().__init__()
         check_scales(cond_scale=cond_scale)
+        if not isinstance(maskgit, Prior):
+            raise TypeError(f"maskgit must be a MaskGit, got a {type(maskgit).__name__}")
         if maskgit.dim_context is None:
             raise ValueError("guidance needs a maskgit that reads texts, got an unconditional one")
         self.maskgit = copy.deepcopy(maskgit).requires_grad_(False).eval()

@@ -24,6 +24,7 @@ from phenaki_pytorch.priors.decoding import (
     SamplingOptions,
     by_confidence,
     by_critic,
+    check_critic_options,
     parallel_decode,
     sampling_options,
 )
@@ -166,7 +167,7 @@ class MaskGit(TokenTransformer):
     ) -> Tensor:
         """The logits (b, t, h, w, k) of ids of which some are `masked`, bool (b, t, h, w), under guidance.
 
-        Other arguments as in `losses`; `cond_scale` as in `SamplingOptions`, and 0 gives the logits without the text.
+        Other arguments as in `losses`; `cond_scale` as in `SamplingOptions`, where 0 gives the logits without the text.
         """
         self.check_grid(ids)
         context_mask = self.check_context(context, context_mask, len(ids))
@@ -219,6 +220,7 @@ class MaskGit(TokenTransformer):
             if not hasattr(critic, "critic_logits"):
                 raise TypeError(f"critic must be a TokenCritic or a SelfCritic, got a {type(critic).__name__}")
             critic.check_fits(self)
+        check_critic_options(options, critic)
         with in_eval_mode(self, *([] if critic is None else [critic, critic.backbone])):
             logits, confidence = self._sampler(grid, context, context_mask, critic, options)
             ids = parallel_decode(

@@ -12,7 +12,15 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, check_ids, check_items, check_mask, check_probabilities
+from phenaki_pytorch.core.checks import (
+    check_at_least,
+    check_finite,
+    check_ids,
+    check_items,
+    check_mask,
+    check_probabilities,
+    check_scales,
+)
 from phenaki_pytorch.core.modules import CastsInput, through_call
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.layers.attention import Context
@@ -47,7 +55,7 @@ class TokenTransformer(Pretrained):
         sizes = {"num_tokens": num_tokens, "dim": dim, "depth": depth, "heads": heads, "dim_head": dim_head}
         shares = {"cond_drop_prob": cond_drop_prob, "attn_dropout": attn_dropout, "ff_dropout": ff_dropout}
         self.config = {**sizes, **shares, "grid": list(grid), "dim_context": dim_context}
-        check_at_least(1, **sizes)
+        check_at_least(1, **sizes, dim_context=dim_context)
         check_probabilities(**shares)
         check_dim_head(dim_head, axes=3)
         check_items("grid", grid, int)
@@ -136,9 +144,16 @@ class TokenTransformer(Pretrained):
     def guidance(
         self, context: Tensor | None, context_mask: Tensor | None, *, cond_scale: float, every: int = 1
     ) -> Guidance:
-        """Guidance by texts, embeddings (b, m, c) and their mask, over the passes of one generation."""
+        """Guidance by texts, embeddings (b, m, c) and their mask, over the passes of one generation.
+
+        Raises ValueError for a scale that is negative or not finite.
+        """
+        check_scales(cond_scale=cond_scale)
         text = self.read_context(context, context_mask)
-        return Guidance(text, self.null_context_like(text), cond_scale=cond_scale, every=every)
+        null = self.null_context_like(text)
+        if cond_scale == 0:  # one pass without the text
+            return Guidance(null, null, cond_scale=1.0)
+        return Guidance(text, null, cond_scale=cond_scale, every=every)
 
     # context
 
@@ -204,13 +219,17 @@ class TokenTransformer(Pretrained):
             return None
         if context is None:
             raise ValueError(f"this model needs a context (b, m, {self.dim_context}), got none")
+        if not context.is_floating_point():
+            raise TypeError(f"context must be floating point, got {context.dtype}")
         if context.ndim != 3 or context.shape[-1] != self.dim_context or 0 in context.shape:
             raise ValueError(f"context must be (b, m, {self.dim_context}), none empty, got {tuple(context.shape)}")
         if len(context) != batch_size:
             raise ValueError(f"the context has a batch of {len(context)}, expected {batch_size}")
         if context_mask is None:
-            return torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        check_mask("context_mask", context_mask, context.shape[:2], values=values)
+            context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        else:
+            check_mask("context_mask", context_mask, context.shape[:2], values=values)
+        check_finite("context", context, mask=context_mask, look=values)
         return context_mask
 
 

@@ -7,6 +7,7 @@ No id depends on a later frame, and no frame on a later id (Phenaki, section 2.1
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · e = code_dim
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Unpack
 
@@ -14,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, check_ids, check_pixels, pair
+from phenaki_pytorch.core.checks import check_at_least, check_features, check_ids, check_pixels, pair
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import through_call
 from phenaki_pytorch.core.saving import Pretrained
@@ -78,7 +79,7 @@ class CViViT(Pretrained):
             "temporal_window": temporal_window,
         }
         depths = {"spatial_depth": spatial_depth, "temporal_depth": temporal_depth}
-        self.config = {
+        config = {
             **sizes,
             **depths,
             "image_size": image_size,
@@ -87,6 +88,7 @@ class CViViT(Pretrained):
             "quantizer": quantizer if isinstance(quantizer, str) else self.GIVEN,
             "quantizer_kwargs": quantizer_kwargs,
         }
+        self.config = copy.deepcopy(config)
         check_at_least(1, **sizes, codebook_size=codebook_size)
         check_at_least(0, **depths)
         check_dim_head(dim_head, axes=2)
@@ -112,6 +114,10 @@ class CViViT(Pretrained):
     def without_values(cls, config: dict) -> dict:
         """FSQ cannot be built without values, but has no weights either; any other quantizer of its width will do."""
         return config | {"quantizer": "vq", "quantizer_kwargs": None} if config.get("quantizer") == "fsq" else config
+
+    def given(self) -> dict:
+        """A quantizer of the user's own."""
+        return {"quantizer": self.quantizer.quantizer} if self.config["quantizer"] == self.GIVEN else {}
 
     # sizes
 
@@ -151,7 +157,7 @@ class CViViT(Pretrained):
         video = self._check_video(video)
         check_terms(video, **terms)
         quantized, quantizer_loss = self._quantize(self.encoder(video), token_mask)
-        return tokenizer_losses(self.decode_features(quantized), video, quantizer_loss, frame_mask, **terms)
+        return tokenizer_losses(self.decoder(quantized), video, quantizer_loss, frame_mask, **terms)
 
     # video -> ids -> video
 
@@ -211,6 +217,7 @@ class CViViT(Pretrained):
     @through_call
     def nearest(self, features: Tensor) -> Tensor:
         """Features before quantization, (b, t, h, w, e) -> ids (b, t, h, w), int64. No gradient."""
+        check_features(features, self.code_dim, least_steps=0)  # a piece of a stream may complete no time step
         b, t, h, w, _ = features.shape
         ids = self.quantizer.ids(rearrange(features, "b t h w e -> b (t h w) e"))
         return rearrange(ids, "b (t h w) -> b t h w", b=b, t=t, h=h, w=w)
@@ -218,6 +225,7 @@ class CViViT(Pretrained):
     @through_call
     def code_features(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> the quantized features, (b, t, h, w, e)."""
+        check_ids(ids, self.codebook_size)
         b, t, h, w = ids.shape
         features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
         return rearrange(features, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w)
@@ -225,8 +233,7 @@ class CViViT(Pretrained):
     @through_call
     def decode_features(self, features: Tensor) -> Tensor:
         """Quantized features (b, t, h, w, e) -> video (b, c, f, h · ph, w · pw), not clamped."""
-        if features.ndim != 5 or features.shape[-1] != self.code_dim or 0 in features.shape:
-            raise ValueError(f"features must be (b, t, h, w, {self.code_dim}), none empty, got {tuple(features.shape)}")
+        check_features(features, self.code_dim)
         return self.decoder(features)
 
     # inside

@@ -11,6 +11,7 @@ https://arxiv.org/abs/1801.04406), which is taken every few steps (StyleGAN2, se
 b = batch · c = channels · f = frames · n = frames that are judged
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, pair
+from phenaki_pytorch.core.checks import check_at_least, check_finite, check_pixels, pair
 from phenaki_pytorch.core.modules import CastsInput, through_call, without_gradients
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.tokenizers.losses import frames_of
@@ -65,7 +66,7 @@ class Discriminator(Pretrained):
     ):
         super().__init__()
         self.config = {
-            "image_size": image_size,
+            "image_size": copy.deepcopy(image_size),
             "channels": channels,
             "dim": dim,
             "channel_multiplier": channel_multiplier,
@@ -125,6 +126,8 @@ class Discriminator(Pretrained):
             raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
         real = self.check_frames(frames_of(real.detach(), frame_mask))
         fake = self.check_frames(frames_of(fake.detach(), frame_mask))
+        check_pixels("real", real)
+        check_finite("fake", fake)
         real_logits, fake_logits = self.network(self._scaled(torch.cat((real, fake)))).float().chunk(2)
         adversarial = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
         r1 = adversarial.new_zeros(())
@@ -147,6 +150,7 @@ class Discriminator(Pretrained):
         Frames as in `losses`. The gradient reaches them, and no parameter of the discriminator.
         """
         fake = self.check_frames(frames_of(fake, frame_mask))
+        check_finite("fake", fake)
         logits = without_gradients(self.network)(self._scaled(fake)).float()
         return F.softplus(-logits).mean(), logits.detach().mean()
 

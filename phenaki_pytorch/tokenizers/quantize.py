@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
+from phenaki_pytorch.core.checks import check_at_least
 from phenaki_pytorch.core.modules import in_eval_mode
+from phenaki_pytorch.tokenizers.quantizer_arguments import check_arguments, check_one_id_per_token
 from phenaki_pytorch.tokenizers.quantizer_fixes import codebooks_of, follow_processes, joint_entropy, several_processes
 
 QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
@@ -30,27 +32,36 @@ CHUNK = 4096  # features whose similarities to all codes are in memory at a time
 def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
     """A quantizer by name: "vq", "lfq", "fsq" or "simvq"; `kwargs` go to its constructor, over our defaults.
 
-    Raises ValueError for an unknown name, for "fsq" levels whose product is not the codebook's size, and for "lfq" of
-    a size that is no power of 2.
+    Raises ValueError for an unknown name, for "fsq" levels whose product is not the codebook's size, for "lfq" of a
+    size that is no power of 2, and for `kwargs` that do not go together.
     """
+    check_arguments(kwargs)
+    try:
+        return _built(quantizer, dim, codebook_size, kwargs)
+    except AssertionError as error:
+        raise ValueError(f"these quantizer_kwargs do not go together: {error}") from error
+
+
+def _built(quantizer: str, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
     if quantizer == "vq":
         # The library's own defaults (decay 0.8, commitment 1, rotation trick) are not the paper's.
         paper = {"use_cosine_sim": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
-        return VectorQuantize(**{**paper, **kwargs, "dim": dim, "codebook_size": codebook_size})
+        return VectorQuantize(**{**paper, **kwargs}, dim=dim, codebook_size=codebook_size)
     if quantizer == "lfq":
         if codebook_size & (codebook_size - 1):
             raise ValueError(f"the codebook_size of lfq must be a power of 2, got {codebook_size}")
-        return LFQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+        return LFQ(**kwargs, dim=dim, codebook_size=codebook_size)
     if quantizer == "simvq":
-        return SimVQ(**{**kwargs, "dim": dim, "codebook_size": codebook_size})
+        return SimVQ(**kwargs, dim=dim, codebook_size=codebook_size)
     if quantizer == "fsq":
         levels = kwargs.get("levels", (8, 8, 8, 16))
+        check_at_least(2, **{f"levels[{i}]": level for i, level in enumerate(levels)})
         if prod(levels) != codebook_size:
             raise ValueError(
                 f"fsq levels {tuple(levels)} make {prod(levels)} codes, codebook_size is {codebook_size}: "
                 f"pass quantizer_kwargs={{'levels': ...}} whose product is the codebook_size"
             )
-        return FSQ(**{**kwargs, "levels": list(levels), "dim": dim})
+        return FSQ(**{**kwargs, "levels": list(levels)}, dim=dim)
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
 
 
@@ -68,8 +79,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
         super().__init__()
+        by_name = isinstance(quantizer, str)
         self.follows_processes = "sync_codebook" not in (kwargs or {})
-        if isinstance(quantizer, str):
+        if by_name:
             quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
         elif kwargs:
             raise ValueError("quantizer_kwargs go with the name of a quantizer; the given module has its own already")
@@ -85,6 +97,8 @@ class Quantizer(nn.Module):
             raise ValueError(f"code_dim is {dim}, the quantizer given is {width} wide")
         self.codebook_size = codebook_size
         self.quantizer = quantizer.float()  # whatever the default dtype
+        if by_name:
+            check_one_id_per_token(self.quantizer, dim)
         # Whether the codes are to be initialised by the first batch.
         initialised = [codebook.initted for codebook in codebooks_of(quantizer)]
         self.initialised_by_data = any(not each.is_meta and not each for each in initialised)

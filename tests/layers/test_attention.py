@@ -239,6 +239,8 @@ def test_the_last_layer_of_each_branch_starts_at_a_fifth():
 def test_only_modules_with_a_transformer_can_be_checkpointed():
     with pytest.raises(ValueError, match="Linear has no transformer whose activations could be checkpointed"):
         checkpoint_activations(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="expected a module, got NoneType"):
+        checkpoint_activations(None)
 
 
 # precision

@@ -22,7 +22,7 @@ from conftest import (
     tiny_token_critic,
     train,
 )
-from phenaki_pytorch import Phenaki, SelfCritic, TokenCritic
+from phenaki_pytorch import GuidedTeacher, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.layers.attention import Context
 from phenaki_pytorch.priors.critic import fill_in
 from phenaki_pytorch.priors.maskgit import MaskGitLosses
@@ -125,7 +125,7 @@ def test_the_critic_gets_the_ids_that_maskgit_sampled_and_which_are_wrong(monkey
 def test_a_critic_without_text_works_with_a_maskgit_that_reads_texts():
     model = tiny_phenaki(critic=lambda maskgit: tiny_token_critic(dim_context=None))
     model(video_ids=make_ids(), texts=["a", "b"]).backward()
-    assert model.generate(["a", "b"], num_frames=5, steps=3, critic_scale=3.0).shape == (2, 3, 5, 16, 16)
+    assert model.generate(["a", "b"], num_frames=5, steps=3).shape == (2, 3, 5, 16, 16)
 
 
 @pytest.mark.parametrize("build", BOTH)
@@ -318,5 +318,18 @@ def test_wrong_arguments_of_critics_are_refused():
         tiny_token_critic(depth=0)
     with pytest.raises(TypeError):
         SelfCritic(nn.Linear(2, 2))
+    for other in (nn.Linear(2, 2), tiny_maskgit(), GuidedTeacher(tiny_maskgit(), cond_scale=2.0)):
+        with pytest.raises(TypeError, match=f"a TokenCritic or a SelfCritic, got a {type(other).__name__}"):
+            Phenaki(cvivit=tiny_cvivit(), maskgit=tiny_maskgit(), text_encoder=WordEncoder(), critic=other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_self_critic_works_on_a_maskgit_of_another_dtype(dtype):
+    maskgit, ids, (context, context_mask) = tiny_maskgit().to(dtype), make_ids(), make_context()
+    critic = SelfCritic(maskgit)
+    assert critic(ids, ids > 3, context.to(dtype), context_mask).isfinite()
+    for inline in (False, True):
+        options = {"critic": critic, "critic_inline": inline, "steps": 2}
+        assert maskgit.generate(context=context.to(dtype), **options).shape == (2, *GRID)
     with pytest.raises(TypeError):
         tiny_maskgit(dim_context=None).generate(critic="token")

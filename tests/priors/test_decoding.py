@@ -273,3 +273,12 @@ def test_progress_wraps_the_steps():
     seen = []
     decode(steps=5, progress=lambda passes: seen.append(len(passes)) or passes)
     assert seen == [5]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda steps: [], lambda steps: list(steps)[:1], lambda steps: list(steps)[::-1], lambda steps: [*steps, 5]],
+)
+def test_a_progress_that_yields_other_steps_is_refused(wrap):
+    with pytest.raises(ValueError, match="progress must yield the 5 steps that it is given"):
+        decode(steps=5, progress=wrap)

@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import make_context, make_ids, same_state, state, tiny_maskgit, tiny_phenaki, train
+from conftest import (
+    make_context,
+    make_ids,
+    same_state,
+    state,
+    tiny_cvivit,
+    tiny_maskgit,
+    tiny_phenaki,
+    tiny_token_critic,
+    train,
+)
 from phenaki_pytorch import GuidedTeacher, SelfCritic
 from phenaki_pytorch.layers.attention import Context
 
@@ -135,6 +145,13 @@ def test_teachers_of_other_ids_or_texts_are_refused(changes, text, message):
     teacher = GuidedTeacher(tiny_maskgit(**changes), cond_scale=2.0)
     with pytest.raises(ValueError, match=message):
         tiny_maskgit()(make_ids(), torch.randn(text), teacher=teacher)
+
+
+def test_a_teacher_is_built_of_a_maskgit_alone():
+    with pytest.raises(TypeError, match="must be a MaskGit, got a TokenCritic"):
+        GuidedTeacher(tiny_token_critic(), cond_scale=2.0)
+    with pytest.raises(TypeError):
+        GuidedTeacher(tiny_cvivit(), cond_scale=2.0)
 
 
 def test_a_teacher_must_be_a_guided_teacher_and_the_learner_must_read_texts():

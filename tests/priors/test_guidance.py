@@ -67,7 +67,9 @@ def test_between_them_the_difference_is_that_of_when_a_token_was_last_masked(mon
 @pytest.mark.parametrize("every", [1, 3])
 def test_ids_do_not_depend_on_which_positions_are_computed(monkeypatch, build, every):
     model, context, prime = tiny_maskgit(), torch.randn(3, 4, 12), make_ids(3)[:, :2]
-    options = {"critic": build(model), "critic_scale": 2.0, "cond_scale": 5.0, "guide_every": every, "steps": 6}
+    critic = build(model)
+    options = {"critic": critic, "cond_scale": 5.0, "guide_every": every, "steps": 6}
+    options["critic_scale"] = 1.0 if critic is None else 2.0
     widths = []
     model.transformer.blocks[-1].ff.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
 
@@ -94,6 +96,17 @@ def test_missing_contexts_and_those_of_another_width_are_refused(call):
         call()
     with pytest.raises(ValueError, match=r"got \(2, 3, 13\)"):
         call(torch.randn(2, 3, 13))
+
+
+def test_a_scale_of_0_does_not_read_the_text():
+    model, ids, masked = tiny_maskgit(), make_ids(), random_mask(9)
+    one, other = (model.logits(ids, masked, torch.randn(2, 3, 12), cond_scale=0.0) for _ in range(2))
+    assert torch.equal(one, other)
+    one, other = (
+        model.generate(context=torch.randn(2, 3, 12), cond_scale=0.0, guide_every=2, steps=4, generator=seed())
+        for _ in range(2)
+    )
+    assert torch.equal(one, other)
 
 
 def test_the_mask_of_a_context_is_optional():

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from conftest import seed, tiny_maskgit, tiny_phenaki
+from conftest import seed, tiny_maskgit, tiny_phenaki, tiny_token_critic
 from phenaki_pytorch import MaskGit, SamplingOptions, SelfCritic
 from phenaki_pytorch.priors import maskgit as module
 
 CALLS = {
-    "MaskGit.generate": lambda model, **sampling: model.maskgit.generate(context=torch.randn(1, 2, 12), **sampling),
+    "MaskGit.generate": lambda model, **sampling: model.maskgit.generate(
+        context=torch.randn(1, 2, 12), critic=model.critic, **sampling
+    ),
     "Phenaki.generate": lambda model, **sampling: model.generate(
         "a", num_frames=12, prime_frames=torch.rand(1, 3, 3, 16, 16), **sampling
     ),
@@ -90,6 +92,37 @@ def test_critic_inline_and_a_critic_scale_exclude_each_other(idle):
     for call in CALLS.values():
         with pytest.raises(ValueError, match=r"with critic_inline, critic_scale must be 1, got 2\.0"):
             call(idle, critic_inline=True, critic_scale=2.0)
+
+
+NO_CRITIC, BLIND = None, lambda maskgit: tiny_token_critic(dim_context=None)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    "critic, name, value, message",
+    [
+        (NO_CRITIC, "critic_inline", True, "critic_inline needs a critic, got none"),
+        (NO_CRITIC, "critic_scale", 2.0, r"critic_scale needs a critic, got 2\.0 without one"),
+        (BLIND, "critic_scale", 0.0, r"this critic reads no text, so critic_scale must be 1, got 0\.0"),
+    ],
+)
+def test_options_of_a_critic_that_could_have_no_effect_are_refused(call, critic, name, value, message):
+    model = tiny_phenaki(critic=critic)
+    model.cvivit.encoder = model.maskgit.transformer = model._texts.encoder = None
+    with pytest.raises(ValueError, match=message):
+        call(model, **{name: value})
+
+
+def test_the_neutral_value_of_every_option_is_taken_by_every_model():
+    neutral = {"critic_scale": 1.0, "critic_inline": False, "guide_every": 1, "cond_scale": 7.0, "steps": 1}
+    model = tiny_phenaki(dim_context=None)
+    assert model.generate(num_frames=1, **neutral).shape == (1, 3, 1, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["prime_frames", "text_embeds", "batch_size"])
+def test_a_story_takes_no_other_arguments_of_generate(idle, name):
+    with pytest.raises(TypeError, match=f"unknown sampling options {name}; expected steps"):
+        idle.generate_story(["a"], num_frames=6, **{name: torch.rand(1, 3, 5, 16, 16)})
 
 
 def test_options_that_are_not_given_are_the_papers(monkeypatch):

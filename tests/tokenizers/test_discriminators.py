@@ -264,3 +264,22 @@ def test_frames_and_masks_that_do_not_fit_are_refused(real, fake, mask, kind, me
     if real.shape == fake.shape:
         with pytest.raises(kind, match=message):
             tiny_discriminator().generator_loss(real, mask)
+
+
+@pytest.mark.parametrize("change", [lambda v: 255 * v, lambda v: v * math.nan, lambda v: v + math.inf])
+def test_real_frames_are_checked_as_a_video_is(change):
+    with pytest.raises(ValueError, match=r"real must be finite and in \[0, 1\]"):
+        tiny_discriminator()(change(clips()), clips())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_fake_frames_must_be_finite_where_they_are_real(bad):
+    model, real, fake = tiny_discriminator(), clips(), clips()
+    frame_mask = torch.tensor([[True, True, True], [True, False, False]])
+    fake[1, :, 1:] = bad  # padding
+    assert model(real, fake, frame_mask).isfinite()
+    assert model.generator_loss(fake, frame_mask)[0].isfinite()
+    for call in (lambda: model(real, fake), lambda: model.generator_loss(fake)):
+        with pytest.raises(ValueError, match=f"fake must be finite, got {bad}"):
+            call()
+    assert model(real, 9 * clips() - 4).isfinite()  # a reconstruction may lie outside [0, 1]
