@@ -37,9 +37,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.passes import PASSES, SIZES
-from data.flags import given_names, integer, mistakes_in_one_line, refuse_idle
+from data.flags import given_names, integer, mistakes_in_one_line, path, refuse_idle
 from data.media import write_plots
-from data.outputs import check_writable
+from data.targets import check_targets, png
 
 PRECISIONS = ("float32", "bfloat16")
 LONG = "long generate"
@@ -129,8 +129,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch", type=integer(), default=1)
     add("--repeat", type=integer(), default=5, help="repetitions; default: %(default)s")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    add("--csv", type=Path, help="where to write the table as well")
-    add("--cost", type=Path, help="a PNG: measure instead what length, ids and batch cost, and plot it")
+    add("--csv", type=path, help="where to write the table as well")
+    add("--cost", type=png, help="a PNG: measure instead what length, ids and batch cost, and plot it")
     args = parser.parse_args(argv)
     check_used(parser, args, given_names(parser, argv))
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -196,8 +196,7 @@ def write_table(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     with mistakes_in_one_line(__file__):
-        for path in filter(None, (args.csv, args.cost)):
-            check_writable(path)
+        check_targets({"--csv": args.csv, "--cost": args.cost})
         print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
         if args.cost:
             write_plots(args.cost, cost(args), from_zero=True)

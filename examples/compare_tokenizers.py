@@ -4,7 +4,7 @@
     python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
 
 Each folder is the --out of a training of a tokenizer. None of the clips is in the training data. After an error, or
-Ctrl-C, the table has the columns that are measured.
+Ctrl-C, the table has the columns that are measured. A row of the table and --curves need the curves of the training.
 
 b = batch · c = channels · f = frames
 """
@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.flags import integer, mistakes_in_one_line
+from data.fitting import fitting
+from data.flags import integer, mistakes_in_one_line, path
 from data.media import read_curves, write_plots, write_sheet
 from data.moving_shapes import MovingShapes
-from data.outputs import check_writable
 from data.runs import SEED, load_tokenizer
+from data.targets import check_targets, png
 from evaluation.measures import BATCH, judged_reconstruction, psnr, reconstruction
 from phenaki_pytorch import CViViT
 
@@ -48,9 +49,17 @@ def clips_of(size: tuple[int, int], *, frames: int, count: int, seed: int) -> tu
     return videos[..., top : top + size[0], left : left + size[1]], captions
 
 
+def curves_file(folder: Path) -> Path:
+    """The curves of a training, or of what share.py wrote."""
+    shared = folder / "tokenizer_curves.csv"
+    return shared if shared.is_file() else folder / "tokenizer" / "curves.csv"
+
+
 def below_best(folder: Path) -> float:
-    """The best PSNR of a training minus that at its end, in dB."""
-    curves = read_curves(folder / "tokenizer" / "curves.csv")
+    """The best PSNR of a training minus that at its end, in dB; NaN where there are no curves."""
+    if not curves_file(folder).is_file():
+        return math.nan
+    curves = read_curves(curves_file(folder))
     # Images have only first frames; without any PSNR there is no best one.
     psnrs = [value for _, value in curves.get("psnr_others", curves.get("psnr_first", [(0, math.nan)]))]
     return max(psnrs) - psnrs[-1]
@@ -63,7 +72,7 @@ def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
 
 def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """The curves of `CURVES` that all runs have, by title, with a line for each run."""
-    curves = {folder.name: read_curves(folder / "tokenizer" / "curves.csv") for folder in folders}
+    curves = {folder.name: read_curves(curves_file(folder)) for folder in folders}
     shared = {title: column for title, column in CURVES.items() if all(column in curve for curve in curves.values())}
     return {title: {name: curve[column] for name, curve in curves.items()} for title, column in shared.items()}
 
@@ -101,14 +110,14 @@ def write_last_frames(path: Path, names: Sequence[str], tokenizers: Sequence[CVi
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", help="the --out of each training")
+    add("folders", type=path, nargs="+", help="the --out of each training")
     add("--size", type=integer(), default=32, help="of the clips that are judged, in pixels; default: %(default)s")
     add("--frames", type=integer(), default=9, help="of each clip; default: %(default)s")
     add("--count", type=integer(), default=200, help="number of clips; default: %(default)s")
     add("--seed", type=SEED, default=1, help="of the clips; default: %(default)s")
     add("--sizes", type=height_and_width, nargs="+", default=(), help="PSNR at these sizes, such as 32x64")
-    add("--sheet", type=Path, help="a PNG: the last frames of clips and of their reconstructions")
-    add("--curves", type=Path, help="a PNG: PSNR and edge energy of all trainings against their steps")
+    add("--sheet", type=png, help="a PNG: the last frames of clips and of their reconstructions")
+    add("--curves", type=png, help="a PNG: PSNR and edge energy of all trainings against their steps")
     return parser.parse_args(argv)
 
 
@@ -121,7 +130,8 @@ def check(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
     for folder, cvivit in tokenizers.items():
         below_best(folder)
         for height, width in ((args.size, args.size), *args.sizes):
-            cvivit.grid(args.frames, height, width)
+            with fitting(f"{folder}: --frames, --size or --sizes"):
+                cvivit.grid(args.frames, height, width)
 
 
 def compare(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
@@ -152,8 +162,7 @@ def compare(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     with mistakes_in_one_line(__file__):
-        for path in filter(None, (args.sheet, args.curves)):
-            check_writable(path)
+        check_targets({"--sheet": args.sheet, "--curves": args.curves})
         tokenizers = {folder: load_tokenizer(folder / "model").eval() for folder in args.folders}
         check(args, tokenizers)
         compare(args, tokenizers)

@@ -24,11 +24,12 @@ from typing import NamedTuple
 
 import torch
 
-from data.flags import given_names, integer, mistakes_in_one_line, refuse_idle
+from data.flags import given_names, integer, mistakes_in_one_line, path, refuse_idle
 from data.media import write_confusion, write_plots
 from data.moving_shapes import MovingShapes
 from data.outputs import alone, check_writable, written
 from data.runs import PRETRAINED, SEED, load_model, planned_sampling, read_plan, whole_curves
+from data.targets import made
 from evaluation.claims import (
     Judged,
     Measured,
@@ -58,8 +59,8 @@ ROWS = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)  # which rows of the training 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--model", type=Path, default=PRETRAINED, help="the folder model/ of a training; default: the pretrained model")
-    add("--out", type=Path, default=Path("runs/evaluation"), help="where to write; default: %(default)s")
+    add("--model", type=path, default=PRETRAINED, help="the folder model/ of a training; default: the pretrained model")
+    add("--out", type=path, default=Path("runs/evaluation"), help="where to write; default: %(default)s")
     add("--quick", action="store_true", help="a tenth of the prompts where no number is given, fewer settings")
     add("--only", type=int, nargs="+", choices=MEASURES, default=MEASURES, help="measures; 0 is the tokenizer")
     add("--seed", type=SEED, default=0)
@@ -314,7 +315,7 @@ def evaluate(models: Models, args: argparse.Namespace, results: Results) -> None
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
-    with mistakes_in_one_line(__file__), alone(args.out):
+    with mistakes_in_one_line(__file__), made(args.out, keep_files=True), alone(args.out):
         check_writable(args.out / "results.json")
         curves = curves_of(args.model)
         models = Models(

@@ -29,12 +29,14 @@ from einops import repeat
 from torch import Tensor
 from tqdm import tqdm
 
-from data.flags import integer, mistakes_in_one_line, number
+from data.clip_arguments import writable_rate
+from data.flags import integer, mistakes_in_one_line, path
+from data.image_reader import read_image
 from data.media import write_gif, write_mp4, write_sheet
-from data.outputs import check_writable
+from data.outputs import check_writable, together
 from data.runs import (
-    MAX_FPS,
     PRETRAINED,
+    RATE,
     SEED,
     add_sampling,
     asked_sampling,
@@ -44,7 +46,8 @@ from data.runs import (
     read_plan,
     unknown_words,
 )
-from data.video_reader import read_image, read_timeline, read_video
+from data.timeline import read_timeline
+from data.video_reader import read_video
 from data.word_vectors import words_of
 from phenaki_pytorch import Phenaki
 from phenaki_pytorch.core.contracts import Lengths
@@ -62,13 +65,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("prompts", nargs="*", help="one for each scene; none for an unconditional model")
-    add("--model", type=Path, default=PRETRAINED, help="the folder model/ that train_prior.py or train.py left")
-    add("--out", type=Path, default=Path("runs/video"), help="OUT.mp4, OUT.gif, OUT.png; default: %(default)s")
+    add("--model", type=path, default=PRETRAINED, help="the folder model/ that train_prior.py or train.py left")
+    add("--out", type=path, default=Path("runs/video"), help="OUT.mp4, OUT.gif, OUT.png; default: %(default)s")
     add("--count", type=integer(), default=1, help="number of samples")
     add("--seed", type=SEED, default=0)
     given = parser.add_mutually_exclusive_group().add_argument
-    given("--image", type=Path, help="a picture to animate: the first frame of the result")
-    given("--video", type=Path, help="a video to continue: the result begins with its last --overlap frames")
+    given("--image", type=path, help="a picture to animate: the first frame of the result")
+    given("--video", type=path, help="a video to continue: the result begins with its last --overlap frames")
     length = parser.add_argument_group("length").add_argument
     length(
         "--frames", type=integer(), nargs="+", help="new frames of all scenes, or of each; default: those of one pass"
@@ -76,8 +79,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     length("--overlap", type=integer(), help="frames that each scene shares with those before; default: half a window")
     add_sampling(parser)
     look = parser.add_argument_group("picture").add_argument
-    rate = "frame rate; default: the training's --fps, or the rate of --video, or 8; the gif has at most 50"
-    look("--fps", type=number(above=0, at_most=MAX_FPS), help=rate)
+    rate = "frame rate, 0.01 to 1000; default: the training's --fps, or the rate of --video, or 8; a gif has at most 50"
+    look("--fps", type=RATE, help=rate)
     look("--scale", type=integer(), help="enlarge by a whole number; default: to about 128 pixels")
 
     args = parser.parse_args(argv)
@@ -101,10 +104,10 @@ def check_out(args: argparse.Namespace) -> None:
     """Refuse files that cannot be written, or that would replace the file that is given."""
     videos, sheet = out_files(args)
     given = args.image or args.video
-    for path in [*(path for pair in videos for path in pair), sheet]:
-        check_writable(path)
-        if given is not None and path.resolve() == given.resolve():
-            raise ValueError(f"{path} is the file that is given and would be replaced: expected another --out")
+    for file in [*(file for pair in videos for file in pair), sheet]:
+        check_writable(file)
+        if given is not None and file.resolve() == given.resolve():
+            raise ValueError(f"{file} is the file that is given and would be replaced: expected another --out")
 
 
 def check_prompts(args: argparse.Namespace, phenaki: Phenaki) -> None:
@@ -172,14 +175,14 @@ def check_overlap(args: argparse.Namespace, phenaki: Phenaki) -> int:
 # given frames
 
 
-def last_frames(path: Path, count: int, *, lengths: Lengths, size: tuple[int, int], rate: dict) -> tuple[Tensor, float]:
+def last_frames(file: Path, count: int, *, lengths: Lengths, size: tuple[int, int], rate: dict) -> tuple[Tensor, float]:
     """The last `count` frames of a file, or as many as it has and the tokenizer takes: (c, f, h, w), and their rate."""
-    available = read_timeline(path).clip_lengths(rate.get("fps"), rate.get("stride", 1))
+    available = read_timeline(file).clip_lengths(rate.get("fps"), rate.get("stride", 1))
     count = usable_frames(lengths, min(count, int(available[0])))
     if count == 0:
-        raise ValueError(f"{path} must have at least {lengths.num_frames(1)} frames, got {available[0]}")
+        raise ValueError(f"{file} must have at least {lengths.num_frames(1)} frames, got {available[0]}")
     start = int(np.flatnonzero(available >= count)[-1])
-    return read_video(path, size=size, num_frames=count, start=start, **rate)
+    return read_video(file, size=size, num_frames=count, start=start, **rate)
 
 
 def read_given(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> tuple[Tensor | None, float]:
@@ -190,7 +193,7 @@ def read_given(args: argparse.Namespace, plan: dict, phenaki: Phenaki) -> tuple[
     if args.video:
         rate = {"fps": plan["fps"]} if plan.get("fps") else {"stride": plan.get("stride", 1)}
         frames, own = last_frames(args.video, args.overlap, lengths=phenaki.cvivit, size=size, rate=rate)
-        fps = args.fps or own
+        fps = args.fps or writable_rate(args.video, own)
     return None if frames is None else repeat(frames, "c f h w -> b c f h w", b=args.count), fps
 
 
@@ -229,17 +232,19 @@ def generate_scenes(args: argparse.Namespace, phenaki: Phenaki, given: Tensor | 
 
 
 def write(args: argparse.Namespace, scenes: list[Scene], fps: float) -> None:
-    """Write OUT.mp4, OUT.gif and OUT.png, and print their names."""
+    """Write OUT.mp4, OUT.gif and OUT.png, all or none of them, and print their names."""
     whole = torch.cat([frames for _, frames in scenes], dim=2)
     whole = repeat(whole, "b c f h w -> b c f (h sh) (w sw)", sh=args.scale, sw=args.scale)
-    videos, sheet = out_files(args)
-    for (mp4, gif), video in zip(videos, whole):
-        write_mp4(mp4, video, fps)
-        write_gif(gif, video, min(fps, 50))
-        _, frames, height, width = video.shape
-        print(f"wrote {mp4} and {gif.name}: {frames} frames, {width} × {height}, {fps:g} a second")
     rows = [(label, frames[sample]) for sample in range(args.count) for label, frames in scenes]
-    write_sheet(sheet, rows, columns=max(frames.shape[2] for _, frames in scenes), scale=args.scale)
+    videos, sheet = out_files(args)
+    with together():
+        for (mp4, gif), video in zip(videos, whole):
+            write_mp4(mp4, video, fps)
+            write_gif(gif, video, min(fps, 50))
+        write_sheet(sheet, rows, columns=max(frames.shape[2] for _, frames in scenes), scale=args.scale)
+    _, _, frames, height, width = whole.shape
+    for mp4, gif in videos:
+        print(f"wrote {mp4} and {gif.name}: {frames} frames, {width} × {height}, {fps:g} a second")
     print(f"wrote {sheet}")
 
 

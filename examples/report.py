@@ -13,9 +13,10 @@ import math
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
-from data.flags import mistakes_in_one_line
+from data.flags import mistakes_in_one_line, path
 from data.outputs import check_writable, written
 from data.runs import read_json
 
@@ -79,9 +80,14 @@ def measures(results: dict) -> str:
 
 
 def curves(results: dict) -> str:
-    """A table for each stage, with the rows of its training curves."""
+    """A table for each stage, with the rows of its training curves; a stage without any is named on stderr."""
     tables = []
+    for stage in ("tokenizer", "maskgit"):
+        if not results["curves"].get(stage):
+            print(f"no curves, left out: {stage}", file=sys.stderr)
     for stage, rows in results["curves"].items():
+        if not rows:
+            continue
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("step", "lr")]
         lines = [f"| {stage}, step | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
         lines += [f"| {row['step']:,.0f} | {' | '.join(figure(row.get(name)) for name in names)} |" for row in rows]
@@ -127,14 +133,27 @@ def is_curve(rows: object) -> bool:
 
 
 def filled(text: str, results: dict) -> str:
-    """The text with the tables of the results. Raises ValueError where it has no place for any table."""
-    places = [name for name in TABLES if re.search(rf"<!-- {name} -->.*?<!-- /{name} -->", text, re.DOTALL)]
-    if not places:
+    """The text with the tables of the results, whose lines end as those of the text do.
+
+    Raises ValueError where it has no place for any table, and for markers that are not in pairs.
+    """
+    names = places_of(text)
+    if not names:
         raise ValueError(f"expected a place for one of {', '.join(TABLES)}: <!-- claims --> ... <!-- /claims -->")
-    for name in places:
-        table = f"<!-- {name} -->\n\n{TABLES[name](results)}\n\n<!-- /{name} -->"
+    end = "\r\n" if "\r\n" in text else "\n"
+    for name in dict.fromkeys(names):
+        table = f"<!-- {name} -->\n\n{TABLES[name](results)}\n\n<!-- /{name} -->".replace("\n", end)
         text = re.sub(rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, table=table: table, text, flags=re.DOTALL)
     return text
+
+
+def places_of(text: str) -> list[str]:
+    """The names of the tables that a text has places for. ValueError for markers that are not in pairs."""
+    markers = re.findall(rf"<!-- /?(?:{'|'.join(TABLES)}) -->", text)
+    for first, second in zip_longest(markers[::2], markers[1::2]):
+        if first.startswith("<!-- /") or second != first.replace("<!-- ", "<!-- /"):
+            raise ValueError(f"expected pairs such as <!-- claims --> ... <!-- /claims -->, got {first} {second or ''}")
+    return [marker.split()[1] for marker in markers[::2]]
 
 
 def rewritten(path: Path, results: dict) -> str:
@@ -149,15 +168,15 @@ def rewritten(path: Path, results: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="results.json of evaluate.py")
-    parser.add_argument("files", type=Path, nargs="+", help="Markdown to write the tables into")
+    parser.add_argument("results", type=path, help="results.json of evaluate.py")
+    parser.add_argument("files", type=path, nargs="+", help="Markdown to write the tables into")
     args = parser.parse_args(argv)
     with mistakes_in_one_line(__file__):
         results = read_results(args.results)
-        texts = {path: rewritten(path, results) for path in args.files}
-        for path, text in texts.items():
+        texts = {file: rewritten(file, results) for file in args.files}
+        for place, text in texts.items():
             # A link stays one, and the line ends stay as they are.
-            with written(path.resolve()) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            with written(place.resolve()) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
                 file.write(text)
 
 

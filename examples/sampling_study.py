@@ -14,7 +14,8 @@ tokens are kept: by "confidence", by the "critic" (for models that have one), at
 over the positions of each time step, the same for every sample (Besnier et al. 2025,
 https://arxiv.org/abs/2503.17076). A way is left out, and named, for models without the critic that it needs.
 
-Every row is written as soon as it is measured. Rows of an earlier study in the same --csv are replaced.
+Every row is written as soon as it is measured. Rows of an earlier study in the same --csv are replaced; a file with
+other columns is not.
 
 b = batch · n = tokens · t, h, w = grid
 """
@@ -29,11 +30,11 @@ import torch
 from einops import rearrange
 from tqdm import tqdm
 
-from data.flags import integer, mistakes_in_one_line
+from data.flags import integer, mistakes_in_one_line, path
 from data.media import write_plots
 from data.moving_shapes import prompts
-from data.outputs import check_writable
 from data.runs import PRETRAINED, SEED, load_model, planned_sampling, read_plan
+from data.targets import check_targets, png
 from evaluation.measures import BATCH, judge_each, judged_shares
 from evaluation.ways import Way, first_and_last, passes_of, scales_of, way_of
 from phenaki_pytorch import Phenaki
@@ -141,8 +142,9 @@ def lines_of(rows: list[dict], x: str) -> dict[str, list[tuple[float, float]]]:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("models", type=Path, nargs="*", default=[PRETRAINED], help="the folders model/ of trainings")
-    add("--ways", nargs="+", default=["confidence", "critic"], help="an order and options: critic,temperature=8")
+    add("models", type=path, nargs="*", default=[PRETRAINED], help="the folders model/ of trainings")
+    ways = "an order and options: critic,temperature=8"
+    add("--ways", type=way, nargs="+", default=["confidence", "critic"], help=ways)
     add(
         "--steps",
         type=integer(),
@@ -152,31 +154,52 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--guidance",
+        type=guidance,
         nargs="+",
         default=["2"],
         help="the first is measured at all --steps, others at the last; 1:3 rises from step to step",
     )
     add("--prompts", type=integer(), default=200, help="default: %(default)s")
     add("--seed", type=SEED, default=0, help="of the prompts and of all sampling; default: %(default)s")
-    add("--csv", type=Path, default=Path("sampling_study.csv"), help="all figures; default: %(default)s")
-    add("--plot", type=Path, help="a PNG: all right against passes, and against guidance")
-    args = parser.parse_args(argv)
-    try:  # before anything is measured, since a study can take hours
-        for text in args.ways:
-            way_of(text, {})
-        for text in args.guidance:
-            for scale in first_and_last(text):
-                planned_sampling({"cond_scale": scale})
+    add("--csv", type=path, default=Path("sampling_study.csv"), help="all figures; default: %(default)s")
+    add("--plot", type=png, help="a PNG: all right against passes, and against guidance")
+    return parser.parse_args(argv)
+
+
+def way(text: str) -> str:
+    """A `type` for argparse: what `way_of` reads."""
+    try:
+        way_of(text, {})
     except ValueError as error:
-        parser.error(str(error))
-    return args
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def guidance(text: str) -> str:
+    """A `type` for argparse: a scale, or 1:3 from the first step to the last."""
+    try:
+        for scale in first_and_last(text):
+            planned_sampling({"cond_scale": scale})
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a scale, such as 2, or two, such as 1:3: {error}") from None
+    return text
+
+
+def check_csv(path: Path) -> None:
+    """Refuse, with a ValueError, to replace a file that is no earlier study."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        head = file.readline(1000).rstrip("\r\n")
+    if head != ",".join(COLUMNS):
+        raise ValueError(f"--csv: {path} would be replaced, but its columns are not those of a study: expected another")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     with mistakes_in_one_line(__file__):
-        for path in filter(None, (args.csv, args.plot)):
-            check_writable(path)
+        check_targets({"--csv": args.csv, "--plot": args.plot})
+        check_csv(args.csv)
         models = load_models(args.models)
         ways = ways_of(args, models)
         rows = write_rows(args, models, ways)

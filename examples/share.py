@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from data.flags import mistakes_in_one_line
+from data.flags import mistakes_in_one_line, path
 from data.media import write_curves
 from data.outputs import check_writable, written
 from data.runs import (
@@ -37,14 +37,18 @@ from data.runs import (
     whole_curves,
     write_rows,
 )
+from data.targets import made
 from phenaki_pytorch import CViViT, Phenaki
+
+PARTS = ("model", "tokenizer", "maskgit", "discriminator")  # the folders that a training leaves
 
 
 def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None) -> None:
     """Write model/, plan.json with the sampling options, and the curves.
 
     `tokenizer`: the folder of a tokenizer that is not written again. ValueError where there is no model, for impossible
-    options, and where the tokenizer is another. Everything is read before anything is written.
+    options, for weights that are not finite in half precision, and where the tokenizer is another. Everything is read
+    before anything is written.
     """
     check_folders(run, folder, tokenizer)
     phenaki, plan = load_model(run / "model").cpu(), planned(run, sampling)
@@ -54,7 +58,8 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
         plan["tokenizer"] = Path(os.path.relpath(tokenizer.resolve(), folder.resolve())).as_posix()
     stages = ("tokenizer", "maskgit") if tokenizer is None else ("maskgit",)
     curves = {stage: rows for stage in stages if (rows := whole_curves(run, stage))}
-    phenaki.half().save_pretrained(folder / "model")
+    check_finite(phenaki.half())
+    phenaki.save_pretrained(folder / "model")
     if tokenizer is not None:
         leave_out_tokenizer(folder / "model")
     with written(folder / "plan.json") as temporary:
@@ -65,9 +70,14 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
 
 
 def check_folders(run: Path, folder: Path, tokenizer: Path | None) -> None:
-    """Refuse a folder that cannot be written to, or whose files would replace the run or the tokenizer itself."""
-    if folder.resolve() == run.resolve():
-        raise ValueError(f"expected another folder than the run's own, whose weights would be replaced, got {folder}")
+    """Refuse a folder that cannot be written to, or whose files would replace a training or the tokenizer itself."""
+    target, own = folder.resolve(), run.resolve()
+    if target == own or any(target.is_relative_to(own / part) for part in PARTS):
+        raise ValueError(f"expected another folder than the run's own, whose files would be replaced, got {folder}")
+    if own.is_relative_to(target / "model"):
+        raise ValueError(f"expected a run outside of {folder / 'model'}, which is replaced, got {run}")
+    if any((folder / stage).is_dir() for stage in ("tokenizer", "maskgit")):
+        raise ValueError(f"expected another folder than the --out of a training, got {folder}")
     if tokenizer is not None and tokenizer.resolve().is_relative_to((folder / "model").resolve()):
         raise ValueError(f"expected a tokenizer outside of {folder / 'model'}, which is replaced, got {tokenizer}")
     check_writable(folder / "plan.json")
@@ -80,7 +90,8 @@ def planned(run: Path, sampling: dict) -> dict:
         raise FileNotFoundError(f"expected the plan of the training in {run / 'plan.json'}, found none")
     plan = read_plan_file(run / "model")
     arguments = plan.get("arguments", {}) | {IN_PLAN.get(name, name): value for name, value in sampling.items()}
-    return {name: value for name, value in plan.items() if name != "tokenizer"} | {"arguments": arguments}
+    of_run = ("tokenizer", "tokenizer_sha256")
+    return {name: value for name, value in plan.items() if name not in of_run} | {"arguments": arguments}
 
 
 def check_same_tokenizer(cvivit: CViViT, folder: Path) -> None:
@@ -94,6 +105,13 @@ def check_same_tokenizer(cvivit: CViViT, folder: Path) -> None:
         raise ValueError(f"the tokenizer in {folder} is not that of the model")
 
 
+def check_finite(phenaki: Phenaki) -> None:
+    """Refuse, with a ValueError, weights that are not finite."""
+    for name, weight in phenaki.state_dict().items():
+        if not weight.isfinite().all():
+            raise ValueError(f"the weights {name} are not finite in half precision, whose largest number is 65504")
+
+
 def leave_out_tokenizer(folder: Path) -> None:
     """Delete the tokenizer of a model's folder, and mark it there as one that has to be given."""
     config = read_json(folder / "config.json") | {"cvivit": Phenaki.GIVEN}
@@ -104,16 +122,16 @@ def leave_out_tokenizer(folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="an --out of train_prior.py or train.py, or what share.py wrote")
-    parser.add_argument("folder", type=Path, help="where to write; files that are there are replaced")
-    parser.add_argument("--tokenizer", type=Path, help="leave the tokenizer out, because it is in this folder already")
+    parser.add_argument("run", type=path, help="an --out of train_prior.py or train.py, or what share.py wrote")
+    parser.add_argument("folder", type=path, help="where to write; files that are there are replaced")
+    parser.add_argument("--tokenizer", type=path, help="leave the tokenizer out, because it is in this folder already")
     add_sampling(parser)
     args = parser.parse_args(argv)
     sampling = {name: value for name, value in asked_sampling(args).items() if value is not None}
-    with mistakes_in_one_line(__file__):
+    with mistakes_in_one_line(__file__), made(args.folder), made(args.folder / "model"):
         share(args.run, args.folder, sampling, args.tokenizer)
-    for path in sorted(args.folder.rglob("*.safetensors")):
-        print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
+    for file in sorted(args.folder.rglob("*.safetensors")):
+        print(f"wrote {file}: {file.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

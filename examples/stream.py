@@ -14,13 +14,12 @@ import argparse
 import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import psutil
 import torch
 from torch import Tensor
 
-from data.flags import integer, mistakes_in_one_line
+from data.flags import integer, mistakes_in_one_line, path
 from data.moving_shapes import EVERY_PAIR, MOTIONS, SPEED, Clip, draw
 from data.runs import load_tokenizer
 from evaluation.measures import psnr
@@ -70,7 +69,7 @@ def peak_mebibytes() -> float:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--model", type=Path, help="the folder of a tokenizer, or of a model")
+    which.add_argument("--model", type=path, help="the folder of a tokenizer, or of a model")
     which.add_argument("--preset", action="store_true", help="the paper's tokenizer with random weights")
     parser.add_argument("--frames", type=integer(), default=4800, help="of each clip; default: %(default)s")
     parser.add_argument("--count", type=integer(), default=1, help="number of clips, as one batch")

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from data.flags import given_names, integer, mistakes_in_one_line, number, refuse_idle
-from training.arguments import SEED, new_parser, prior_arguments, tokenizer_arguments
+from data.flags import given_names, integer, mistakes_in_one_line, number, path, refuse_idle
+from training.arguments import SEED, add_overwrite, new_parser, prior_arguments, tokenizer_arguments
 from training.plans import extended, follow, parsed_again, planned_of, read_saved, write_object
 from training.prior import train_prior
-from training.stage import one_run
+from training.stage import STAGES, STOPPED, check_held, one_run
 from training.tokenizer import train_tokenizer
 
 STEPS = ("tokenizer_steps", "prior_steps")
@@ -31,8 +31,9 @@ STEPS = ("tokenizer_steps", "prior_steps")
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/phenaki"), help="the folder of the results; default: %(default)s")
+    add("--out", type=path, default=Path("runs/phenaki"), help="the folder of the results; default: %(default)s")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, to more steps if given")
+    add_overwrite(add)
     add("--seed", type=SEED, default=0)
     add("--tokenizer-steps", type=integer(), default=1200, help="steps of training; default: %(default)s")
     add("--prior-steps", type=integer(), default=4100, help="steps of training; default: %(default)s")
@@ -48,6 +49,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.given = given_names(parser, argv)
     if args.resume:
+        refuse_idle(parser, args.given, "beside --resume", "overwrite")
         return resumed(parser, args)
     if args.minutes is None:
         refuse_idle(parser, args.given, "without --minutes", "share")
@@ -88,7 +90,8 @@ def stage_words(args: argparse.Namespace, plan: Path, steps: int, share: float) 
     """The command line of a stage."""
     words = ["--out", str(args.out), "--seed", str(args.seed), "--precision", args.precision]
     words += ["--steps", str(steps)] if args.minutes is None else ["--minutes", str(share * args.minutes)]
-    return words + ["--compile"] * args.compile + ["--resume"] * (args.resume and plan.is_file())
+    words += ["--compile"] * args.compile + ["--overwrite"] * args.overwrite
+    return words + ["--resume"] * (args.resume and plan.is_file())
 
 
 def remember(args: argparse.Namespace) -> None:
@@ -102,9 +105,10 @@ def remember(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     began = time.time()
-    with mistakes_in_one_line(__file__):
+    with mistakes_in_one_line(__file__, STOPPED):
         args = parse_arguments(argv)
         with one_run(args.out):
+            check_held(args, *STAGES)
             first, second = stages(args)
             remember(args)
             train_tokenizer(first)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from data.flags import mistakes_in_one_line
 from training.arguments import prior_arguments
 from training.prior import train_prior
-from training.stage import one_run
+from training.stage import STOPPED, one_run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with mistakes_in_one_line(__file__):
+    with mistakes_in_one_line(__file__, STOPPED):
         args = prior_arguments(argv, __doc__)
         with one_run(args.out):
             train_prior(args)

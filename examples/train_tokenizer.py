@@ -5,6 +5,7 @@
     accelerate launch examples/train_tokenizer.py ...                         # several devices
     python examples/train_tokenizer.py --resume                               # go on where the training was stopped
     python examples/train_tokenizer.py --model FOLDER ...                     # begin with a trained tokenizer
+    python examples/train_tokenizer.py --overwrite ...                        # replace the training that --out holds
 
 Leaves in --out: model/cvivit, which train_prior.py reads, and tokenizer/ with plan.json, curves, checkpoints and
 reconstructions; with --adversarial also discriminator/.
@@ -17,12 +18,12 @@ from collections.abc import Sequence
 
 from data.flags import mistakes_in_one_line
 from training.arguments import tokenizer_arguments
-from training.stage import one_run
+from training.stage import STOPPED, one_run
 from training.tokenizer import train_tokenizer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with mistakes_in_one_line(__file__):
+    with mistakes_in_one_line(__file__, STOPPED):
         args = tokenizer_arguments(argv, __doc__)
         with one_run(args.out):
             train_tokenizer(args)

@@ -6,6 +6,7 @@ table or the disk writes them.
 
 import csv
 import io
+import sys
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,9 @@ from typing import NamedTuple
 
 TABLE = "captions.csv"
 LINES = 20  # of a list in a warning
+RESULTS = ("plan.json", "train.json")  # what marks a folder that a training left
+
+csv.field_size_limit(sys.maxsize)  # a caption may be of any length; by default it may have 131,072 letters
 
 
 class Row(NamedTuple):
@@ -34,21 +38,28 @@ def shortened(lines: Sequence[str]) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:LINES], *rest])
 
 
-def files_below(folder: Path, *, leave_out: Path | None = None) -> list[Path]:
-    """Everything in a folder and its subfolders that is no folder, in order; without hidden files and folders.
+def files_below(folder: Path, *, leave_out: Path | None = None) -> tuple[list[Path], dict[Path, str]]:
+    """Everything in a folder and its subfolders that is no folder, in order, and the subfolders that are left out.
 
-    Links to folders are followed, and no folder is read twice. `leave_out`: a folder whose files are none of these.
-    Raises ValueError where that is the folder itself.
+    Hidden files and folders are none of these. Links to folders are followed, and no folder is read twice.
+
+    leave_out  a folder whose files are no data
+
+    What earlier trainings left is left out, too: folders below this one that hold a plan.json or a train.json, with all
+    that is in them. The second result has these and why. Raises ValueError where `leave_out` is the folder itself.
     """
-    left_out = None if leave_out is None else leave_out.resolve()
-    if left_out == folder.resolve():
+    own = None if leave_out is None else leave_out.resolve()
+    if own == folder.resolve():
         raise ValueError(f"the results and the data need folders of their own, got {str(folder)!r} for both")
-    found, seen, folders, links = [], {left_out}, [folder], []
+    found, left_out, seen, folders, links = [], {}, {own}, [folder], []
     while folders or links:  # links last, so that a folder has its own name, not that of a link
         current = folders.pop() if folders else links.pop(0)
         if (real := current.resolve()) in seen:
             continue
         seen.add(real)
+        if current != folder and (marks := [name for name in RESULTS if (current / name).is_file()]):
+            left_out[current] = f"the results of a training, as there is a {marks[0]}"
+            continue
         for path in sorted(current.iterdir()):
             if path.name.startswith("."):
                 continue
@@ -56,7 +67,7 @@ def files_below(folder: Path, *, leave_out: Path | None = None) -> list[Path]:
                 (links if path.is_symlink() else folders).append(path)
             else:
                 found.append(path)
-    return sorted(found)
+    return sorted(found), left_out
 
 
 def read_captions(folder: Path) -> dict[str, Row]:
@@ -64,11 +75,13 @@ def read_captions(folder: Path) -> dict[str, Row]:
 
     Rows with more or fewer columns than the header are left out and named in a warning. Raises ValueError, with the
     number of the line, for an unclosed quote, a file that is named twice and wrong columns, and for text that is not
-    UTF-8.
+    UTF-8; and for a table that is no file.
     """
     table = folder / TABLE
-    if not table.is_file():
+    if not table.exists() and not table.is_symlink():
         return {}
+    if not table.is_file():
+        raise ValueError(f"{table} must be a file, got a folder, a pipe, or a link to nothing")
     lines = _lines(table)
     _, header = next(lines, (1, []))
     if sorted(name for name in header if name in Row._fields) != ["caption", "file"]:
@@ -116,11 +129,12 @@ def read_text(path: Path) -> str:
 class Captions:
     """The captions of a folder whose files are `found`, and which files and rows give none.
 
-    Errors and warnings as in `read_captions`.
+    Errors and warnings as in `read_captions`. `unreadable` has the .txt files that could not be read, and why.
     """
 
     def __init__(self, folder: Path, found: Sequence[Path]) -> None:
         self.folder, self.rows, self.texts = folder, read_captions(folder), {}
+        self.unreadable: dict[Path, str] = {}
         for path in found:
             if path.suffix.lower() == ".txt":
                 self.texts.setdefault(_stem_of(path), path)
@@ -130,12 +144,18 @@ class Captions:
         return None if key_of(path) in self.rows else self.texts.get(_stem_of(path))
 
     def caption_of(self, path: Path) -> str:
-        """The caption of a video or image; "" without one. Raises ValueError for a text that is not UTF-8."""
+        """The caption of a video or image; "" without one, and where its text cannot be read."""
         text = self.text_of(path)
-        if text is not None:
+        if text is None:
+            row = self.rows.get(key_of(path))
+            return "" if row is None else row.caption
+        try:
+            if not text.is_file():  # opening a pipe would wait for its other end
+                raise ValueError("no file, or a link to none")
             return read_text(text).strip()
-        row = self.rows.get(key_of(path))
-        return "" if row is None else row.caption
+        except (OSError, ValueError) as error:
+            self.unreadable[text] = str(error).removeprefix(f"{text} ")
+            return ""
 
     def not_used(self, found: Sequence[Path], media: Sequence[Path]) -> dict[Path, str]:
         """The .txt files that belong to none of `media`, and the rows that belong to none of `found`: path -> why."""
@@ -151,4 +171,4 @@ def _stem_of(path: Path) -> str:
 
 
 def _absence(path: Path) -> str:
-    return "hidden, a folder, or outside of the data" if path.exists() else "missing"
+    return "hidden, a folder, left out, or outside of the data" if path.exists() else "missing"

@@ -2,9 +2,13 @@
 
 import argparse
 import math
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 # What a wrong argument or a broken file raises. Anything else is a fault of the program and keeps its traceback.
 MISTAKES = (ValueError, OSError)
@@ -55,6 +59,23 @@ def number(
     return parse
 
 
+def path_text(text: str) -> str:
+    """A `type` for argparse: the path of a file or folder, as a text.
+
+    An empty text, as an unset variable of a shell gives, would be the current folder, and an address a new folder.
+    """
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"expected the name of a file or folder, got {text!r}")
+    if re.match(r"[A-Za-z][\w+.-]*://", text):
+        raise argparse.ArgumentTypeError(f"expected the name of a file or folder, got the address {text}")
+    return text
+
+
+def path(text: str) -> Path:
+    """A `type` for argparse: as `path_text`, as a Path."""
+    return Path(path_text(text))
+
+
 def flag_of(name: str) -> str:
     """The flag of an argument's name."""
     return f"--{name.replace('_', '-')}"
@@ -75,9 +96,16 @@ def refuse_idle(parser: argparse.ArgumentParser, given: set[str], why: str, *nam
 
 
 @contextmanager
-def mistakes_in_one_line(program: str) -> Iterator[None]:
-    """End the program with the message of a wrong argument or a broken file, not with a traceback."""
+def mistakes_in_one_line(program: str, stopped: str = "stopped") -> Iterator[None]:
+    """End the program with the message of a wrong argument or a broken file, not with a traceback.
+
+    After Ctrl-C it ends with the line `stopped` and the return code 130, as a shell does.
+    """
+    name = Path(program).name
     try:
         yield
-    except MISTAKES as error:
-        raise SystemExit(f"{Path(program).name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except (*MISTAKES, SafetensorError) as error:  # that of safetensors where a disk is full, among others
+        raise SystemExit(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except KeyboardInterrupt:
+        print(f"{name}: {stopped}", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -3,9 +3,13 @@
 h = height · w = width, of the frame as it is shown.
 """
 
+import math
+from collections.abc import Sequence
+
 import av
 import numpy as np
 import torch
+import torch.nn.functional as F
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace, ColorTrc, Interpolation
 from einops import rearrange
@@ -16,6 +20,8 @@ FINE = int(Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.
 
 MAX_FRAME = 2**26  # pixels, as 8192 × 8192: a few bytes of a file can ask for any amount of memory
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that a file does not name
+PROGRESSIVE = 1  # its number for frames that are whole, and not two fields; 0 is unknown
+LONG = 8  # times as long as a size asks for: what is beyond is cut off before it is resized, which needs its memory
 HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
 
 
@@ -25,10 +31,14 @@ def check_frame_size(width: int, height: int) -> None:
         raise ValueError(f"has frames of {width} × {height} pixels: expected at most {MAX_FRAME:,} pixels")
 
 
-def note_on_colours(stream: av.VideoStream) -> str:
+def note_on(stream: av.VideoStream) -> str:
     """What `pixels_shown` does not do for a stream; "" where it does all."""
-    transfer = HDR.get(int(stream.codec_context.color_trc))
-    return f"high dynamic range ({transfer}), which is read without tone mapping" if transfer else ""
+    codec, notes = stream.codec_context, []
+    if transfer := HDR.get(int(codec.color_trc)):
+        notes.append(f"high dynamic range ({transfer}), which is read without tone mapping")
+    if codec.field_order > PROGRESSIVE:
+        notes.append("interlaced, which is read without deinterlacing")
+    return "; ".join(notes)
 
 
 def pixels_shown(frame: av.VideoFrame, aspect: float = 1) -> Tensor:
@@ -73,3 +83,22 @@ def _upright(frame: av.VideoFrame, pixels: np.ndarray) -> np.ndarray:
     if quarter > straight:
         pixels, a, d = rearrange(pixels, "h w c -> w h c"), c, b
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def fit(pixels: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """uint8 (3, h, w) -> float (3, *size) in [0, 1]: resized to just cover `size`, then centre-cropped.
+
+    Of a picture that is far longer than the size asks for, only the part about the centre is resized.
+    """
+    if size is None or tuple(pixels.shape[1:]) == size:
+        return pixels / 255
+    scale = max(wanted / got for wanted, got in zip(size, pixels.shape[1:]))
+    pixels = _centre(pixels, [math.ceil(LONG * wanted / scale) for wanted in size]) / 255
+    cover = [max(wanted, round(got * scale)) for wanted, got in zip(size, pixels.shape[1:])]
+    return _centre(F.interpolate(pixels[None], size=cover, mode="bilinear", antialias=True)[0].clamp(0, 1), size)
+
+
+def _centre(pixels: Tensor, size: Sequence[int]) -> Tensor:
+    """The centre of (3, h, w), at most as large as a size."""
+    (top, height), (left, width) = ((max(0, got - n) // 2, n) for got, n in zip(pixels.shape[1:], size))
+    return pixels[:, top : top + height, left : left + width]

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from data.clip_arguments import MAX_FPS, MIN_FPS
 from data.frames import FINE
 from data.outputs import written
 
@@ -44,22 +45,27 @@ def _pixels(video: Tensor, scale: int) -> np.ndarray:
 
 
 def _check_fps(fps: float, most: float) -> Fraction:
-    if not 0 < fps <= most:
-        raise ValueError(f"fps must be above 0 and at most {most}, got {fps}")
+    if not MIN_FPS <= fps <= most:
+        raise ValueError(f"fps must be at least {MIN_FPS} and at most {most}, got {fps}")
     return Fraction(fps).limit_denominator(1001)
+
+
+def _as_file(path: Path) -> str:
+    """The name under which FFmpeg writes a file, whatever it looks like: "md5:a.mp4" would be no file."""
+    return f"file:{path.absolute()}"
 
 
 def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
     """Write a video (3, f, h, w) in [0, 1] as h264 in yuv420p, which every player and browser reads.
 
     Height and width must be even, since yuv420p has one colour for 2 × 2 pixels. Raises ValueError for another shape,
-    an odd size or a wrong fps, TypeError for a tensor that is not float.
+    an odd size or an fps out of 0.01 to 1000, TypeError for a tensor that is not float.
     """
-    rate, frames = _check_fps(fps, 1000), _pixels(video, 1)
+    rate, frames = _check_fps(fps, MAX_FPS), _pixels(video, 1)
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
         raise ValueError(f"height and width must be even for mp4, got {height} × {width}")
-    with written(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with written(path) as temporary, av.open(_as_file(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=H264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         codec = stream.codec_context  # without these marks players guess what the colours mean
@@ -76,12 +82,12 @@ def write_gif(path: str | Path, video: Tensor, fps: float, scale: int = 1) -> No
     """Write a video (3, f, h, w) in [0, 1], `scale` times larger, as a looping gif with up to 256 colours per frame.
 
     Times in a gif are multiples of 1/100 s; those of the frames are rounded. Raises ValueError for another shape, a
-    scale below 1 or an fps above 50, which browsers slow down, TypeError for a tensor that is not float.
+    scale below 1 or an fps out of 0.01 to 50, above which browsers slow down, TypeError for a tensor that is not float.
     """
     rate, frames = _check_fps(fps, 50), _pixels(video, scale)
     starts = [round(number * 100 / rate) for number in range(len(frames) + 1)]
     loop = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}
-    with written(path) as temporary, av.open(str(temporary), "w", format="gif", options=loop) as container:
+    with written(path) as temporary, av.open(_as_file(temporary), "w", format="gif", options=loop) as container:
         stream = container.add_stream("gif", rate=100)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "pal8"
         for start, pixels in zip(starts, frames):

@@ -4,20 +4,61 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+# The files that are `written` inside `together`, with their temporary names.
+WAITING: ContextVar[dict[Path, Path] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which is renamed to `path` at the end, or deleted after an error."""
-    path = Path(path)
+    """Yield a temporary path beside `path`, which is renamed to `path` at the end, or deleted after an error.
+
+    Errors of the system name `path`, not the temporary one.
+    """
+    path, waiting = Path(path), WAITING.get()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    done = False
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with _named_as(path, temporary):
+            yield temporary
+            if waiting is None:
+                os.replace(temporary, path)
+            else:
+                waiting[path] = temporary
+        done = True
     finally:
-        temporary.unlink(missing_ok=True)
+        if waiting is None or not done:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let the files that are `written` inside appear together at the end, or none of them after an error."""
+    waiting: dict[Path, Path] = {}
+    token = WAITING.set(waiting)
+    try:
+        yield
+        for path, temporary in waiting.items():
+            with _named_as(path, temporary):
+                os.replace(temporary, path)
+    finally:
+        WAITING.reset(token)
+        for temporary in waiting.values():
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named_as(path: Path, temporary: Path) -> Iterator[None]:
+    """Let errors of the system name a file, not its temporary name."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or temporary.name not in str(error.filename or temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_writable(path: str | Path) -> None:
@@ -30,7 +71,8 @@ def check_writable(path: str | Path) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         raise NotADirectoryError(f"{path.parent} cannot be a folder, because there is a file") from error
     trial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    trial.touch()
+    with _named_as(path, trial):
+        trial.touch()
     trial.unlink()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from data.clip_arguments import MAX_FPS, MIN_FPS
 from data.flags import flag_of, integer, number
 from data.outputs import written
 from data.word_vectors import WordVectors, words_of
@@ -25,8 +26,8 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained" / "model"
 # The options that a plan and a command line can set, and the names of those that a plan calls otherwise.
 SETTABLE = tuple(name for name in DEFAULTS if name not in ("generator", "progress"))
 IN_PLAN = {"steps": "sampling_steps"}
-MAX_FPS = 1000  # what an mp4 takes
 
+RATE = number(at_least=MIN_FPS, at_most=MAX_FPS)  # a `type` for argparse: frames per second
 SEED = integer(at_least=0, at_most=2**63 - 1)  # a `type` for argparse: the seeds that torch and Python both take
 
 
@@ -55,11 +56,12 @@ def load_model(folder: Path) -> Phenaki:
     """
     config, prior = folder / "config.json", folder / "maskgit" / "config.json"
     if not (config.is_file() and prior.is_file()):
-        raise ValueError(f"no model in {folder}: expected the folder model/ that train_prior.py left in its --out")
+        what = "the folder model/ that train_prior.py left in its --out"
+        raise ValueError(f"no model in {folder}: expected {_inside(folder) or what}")
     saved, own = read_json(config), {}
     if saved.get("text_encoder") == Phenaki.GIVEN:
         own["text_encoder"], width = WordVectors(), read_json(prior).get("dim_context")
-        if own["text_encoder"].dim != width:
+        if isinstance(width, int) and own["text_encoder"].dim != width:  # other configs are refused when it is built
             raise ValueError(f"the model in {folder} was trained with another text encoder, {width} wide")
     if saved.get("cvivit") == Phenaki.GIVEN:
         own["cvivit"] = load_tokenizer(folder)
@@ -78,9 +80,13 @@ def load_tokenizer(folder: Path) -> CViViT:
     for place in places:
         if (place / "config.json").is_file():
             return CViViT.from_pretrained(place)
-    raise ValueError(
-        f"no tokenizer in {folder}: expected the folder model/cvivit that train_tokenizer.py left in --out"
-    )
+    what = "the folder model/cvivit that train_tokenizer.py left in --out"
+    raise ValueError(f"no tokenizer in {folder}: expected {_inside(folder) or what}")
+
+
+def _inside(folder: Path) -> Path | None:
+    """The folder model/ of an --out that was given in its place; None where there is none."""
+    return folder / "model" if (folder / "model").is_dir() else None
 
 
 # plans
@@ -114,8 +120,8 @@ def check_plan(plan: dict) -> None:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError("words must be a list of words")
     fps, stride = arguments.get("fps"), arguments.get("stride", 1)
-    if fps is not None and not (isinstance(fps, int | float) and 0 < fps <= MAX_FPS):
-        raise ValueError(f"fps must be above 0 and at most {MAX_FPS}, got {fps!r}")
+    if fps is not None and not (isinstance(fps, int | float) and MIN_FPS <= fps <= MAX_FPS):
+        raise ValueError(f"fps must be at least {MIN_FPS} and at most {MAX_FPS}, got {fps!r}")
     if not isinstance(stride, int) or stride < 1:
         raise ValueError(f"stride must be a whole number of at least 1, got {stride!r}")
     planned_sampling(arguments)
@@ -142,15 +148,12 @@ def planned_sampling(plan: dict) -> SamplingOptions:
 
     ValueError for impossible values and kinds.
     """
+    names = {name: IN_PLAN.get(name, name) for name in SETTABLE}
     try:
-        options = sampling_options({name: plan[IN_PLAN.get(name, name)] for name in SETTABLE if _in(plan, name)})
+        options = sampling_options({name: plan[planned] for name, planned in names.items() if planned in plan})
     except TypeError as error:
         raise ValueError(str(error)) from error
     return {name: options[name] for name in SETTABLE}
-
-
-def _in(plan: dict, name: str) -> bool:
-    return plan.get(IN_PLAN.get(name, name)) is not None
 
 
 def add_sampling(parser: argparse.ArgumentParser, steps_flag: str = "--steps", **defaults: object) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from data.captions import files_below
 from data.mixture import Batches, Source, stack_clips
 from data.moving_shapes import MovingShapes
-from data.video_folder import IMAGE_SUFFIXES, ImageFolder, VideoFolder
+from data.video_folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageFolder, VideoFolder
 
 IMAGES_PER_CLIP = 4  # a batch of images has so many times the items of a batch of clips
 
@@ -41,12 +41,16 @@ def _data_sets(args: argparse.Namespace, size: int, splits: tuple[str, str]) -> 
         if args.image_weight:
             images = MovingShapes(splits[1], num_frames=1, **shapes)
         return videos, images
+    found, _ = files_below(Path(args.data), leave_out=args.out)
+    kinds = {path.suffix.lower() for path in found}
+    pictures = not kinds.isdisjoint(IMAGE_SUFFIXES)
+    if args.video_weight and pictures and kinds.isdisjoint(VIDEO_SUFFIXES):
+        raise ValueError(f"{args.data} has images and no videos: expected --video-weight 0")
     files = {"size": size, "flip": args.flip, "seed": args.seed, "leave_out": args.out}
     if args.video_weight:
         rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
         videos = VideoFolder(args.data, num_frames=args.frames, **rate, **files)
-    found = files_below(Path(args.data), leave_out=args.out)
-    if args.image_weight and any(path.suffix.lower() in IMAGE_SUFFIXES for path in found):
+    if args.image_weight and pictures:
         images = ImageFolder(args.data, **files)
     return videos, images
 

@@ -18,7 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.captions import TABLE, Captions, files_below, shortened
-from data.video_reader import Timeline, as_size, check_rate, read_clip, read_image, read_timeline
+from data.clip_arguments import as_flag, as_path, as_size, check_rate, whole
+from data.image_reader import read_pixels
+from data.timeline import Timeline, read_timeline
+from data.video_reader import read_clip
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
@@ -35,25 +38,27 @@ class _Folder(Dataset):
     suffixes: tuple[str, ...]
 
     def __init__(
-        self, folder: str | Path, *, size: int | tuple[int, int], flip: bool, seed: int, leave_out: Path | None
+        self, folder: str | Path, *, size: int | tuple[int, int], flip: bool, seed: int, leave_out: str | Path | None
     ) -> None:
-        self.folder, self.size, self.flip, self.seed = Path(folder), as_size(size), flip, seed
+        self.folder, self.size = as_path("folder", folder), as_size(size)
+        self.flip, self.seed = as_flag("flip", flip), whole("seed", seed, at_most=None)
+        leave_out = None if leave_out is None else as_path("leave_out", leave_out)
         if self.size is None:
             raise ValueError("size must be a positive number or (height, width), got None")
         if not self.folder.is_dir():
             raise ValueError(f"folder must be a directory, got {str(folder)!r}")
-        found = files_below(self.folder, leave_out=leave_out)
+        found, left_out = files_below(self.folder, leave_out=leave_out)
         captions = Captions(self.folder, found)
         candidates = [path for path in found if path.suffix.lower() in self.suffixes]
         with ThreadPoolExecutor(PROBES) as pool:
             probed = list(pool.map(self._try_probe, candidates))
-        failed = {path: got for path, got in zip(candidates, probed) if isinstance(got, str)}
-        self.skipped = failed | self._not_data(found, captions)
+        failed = {path: why for path, (_, why) in zip(candidates, probed) if why}
         self.paths = [path for path in candidates if path not in failed]
-        self.probes = [got for got in probed if not isinstance(got, str)]
+        self.probes = [got for got, why in probed if not why]
+        self.captions = [captions.caption_of(path) for path in self.paths]
+        self.skipped = left_out | failed | self._not_data(found, captions) | captions.unreadable
         if not self.paths:
             raise ValueError(self._nothing_usable(found))
-        self.captions = [captions.caption_of(path) for path in self.paths]
         self._warn()
         # In shared memory, so that persistent workers see a new epoch, and a file that fails in one worker is
         # skipped by the others.
@@ -67,7 +72,7 @@ class _Folder(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch. An item is determined by seed, epoch and index."""
-        self.epoch.fill_(epoch)
+        self.epoch.fill_(whole("epoch", epoch, 0, 2**63 - 1))
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -101,13 +106,14 @@ class _Folder(Dataset):
         self.failed[index], self.skipped[path] = True, _reason(path, error)
         warnings.warn(f"skipped from now on: {path}: {self.skipped[path]}", stacklevel=3)
 
-    def _try_probe(self, path: Path) -> object | str:
-        if not path.is_file():  # opening a pipe would wait for its other end
-            return "no file, or a link to none"
+    def _try_probe(self, path: Path) -> tuple[object, str]:
+        """What `_probe` returns, and "", or why it failed."""
+        if not path.is_file():
+            return None, "no file, or a link to none"
         try:
-            return self._probe(path)
+            return self._probe(path), ""
         except Exception as error:  # as in `draw`
-            return _reason(path, error)
+            return None, _reason(path, error)
 
     def _not_data(self, found: list[Path], captions: Captions) -> dict[Path, str]:
         """What neither data set uses: files of other kinds, texts and rows of the table that belong to no file."""
@@ -129,7 +135,7 @@ class _Folder(Dataset):
 
     def _notes(self) -> list[str]:
         """What the pixels of each file lack of what a player shows; "" for nothing."""
-        return [""] * len(self.paths)
+        raise NotImplementedError
 
     def _list_skipped(self) -> str:
         return shortened([f"{path}: {why}" for path, why in self.skipped.items()])
@@ -165,13 +171,14 @@ class VideoFolder(_Folder):
 
     Hidden files and folders are no data; links to folders are followed. When the data set is built, parts of every
     file are decoded. Files that are broken, cut off or too short are left out, named in one warning and listed in
-    `skipped` (path: reason), with all other files that are neither videos, images nor captions. `files` has the paths
+    `skipped` (path: reason), with texts that cannot be read, folders of the results of earlier trainings (those with a
+    plan.json or a train.json), and all other files that are neither videos, images nor captions. `files` has the paths
     of those that are used. A file that fails later is named in a warning once, and the next usable file replaces it.
-    Further warnings name files without a caption, where others have one, and files whose colours are not those that a
-    player shows.
+    Further warnings name files without a caption, where others have one, and files that look different in a player.
+    What is cut off is not seen in all formats (`read_timeline`).
 
-    Raises ValueError for wrong arguments, a missing folder, a folder without a usable file, a wrong captions.csv, and
-    where `leave_out` is the folder itself.
+    Raises TypeError for arguments of a wrong kind; ValueError for those out of range, a missing folder, a folder
+    without a usable file, a wrong captions.csv, and where `leave_out` is the folder itself.
     """
 
     suffixes = VIDEO_SUFFIXES
@@ -186,10 +193,9 @@ class VideoFolder(_Folder):
         stride: int = 1,
         flip: bool = False,
         seed: int = 0,
-        leave_out: Path | None = None,
+        leave_out: str | Path | None = None,
     ) -> None:
-        check_rate(num_frames, fps, stride)
-        self.num_frames, self.fps, self.stride = num_frames, fps, stride
+        self.num_frames, (self.fps, self.stride) = whole("num_frames", num_frames, 1), check_rate(fps, stride)
         super().__init__(folder, size=size, flip=flip, seed=seed, leave_out=leave_out)
 
     def _starts(self, timeline: Timeline) -> int:
@@ -231,15 +237,18 @@ class ImageFolder(_Folder):
         size: int | tuple[int, int],
         flip: bool = False,
         seed: int = 0,
-        leave_out: Path | None = None,
+        leave_out: str | Path | None = None,
     ) -> None:
         super().__init__(folder, size=size, flip=flip, seed=seed, leave_out=leave_out)
 
-    def _probe(self, path: Path) -> None:
-        read_image(path, self.size)
+    def _probe(self, path: Path) -> str:
+        return read_pixels(path, self.size)[1]
+
+    def _notes(self) -> list[str]:
+        return self.probes
 
     def _load(self, index: int, rng: random.Random) -> Tensor:
-        return rearrange(read_image(self.paths[index], self.size), "c h w -> c 1 h w")
+        return rearrange(read_pixels(self.paths[index], self.size)[0], "c h w -> c 1 h w")
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -125,7 +125,7 @@ class Way:
         """The number of forward passes of `steps` steps, the critic's included."""
         of_critic = 0
         if self.order == "critic" and not self.inline:
-            of_critic = 1 if self.critic_scale == 1 else 2
+            of_critic = 1 if self.critic_scale in (0, 1) else 2
         return passes_of(steps, ends, self.guide_every) + of_critic * (steps - 1)
 
     def steps_within(self, passes: int, ends: tuple[float, float]) -> int:
@@ -171,7 +171,11 @@ def way_of(text: str, plan: dict) -> Way:
             raise ValueError(f"a way sets {', '.join(settable)}, got {change!r}")
         if order not in USED_BY.get(name, ORDERS):
             raise ValueError(f"{name} would have no effect on the order {order}, got {text!r}")
-        plan = plan | {name: READ.get(name, float)(value)}
+        read, expected = READ.get(name, (float, "a number"))
+        try:
+            plan = plan | {name: read(value)}
+        except ValueError:
+            raise ValueError(f"{name} in a way is {expected}, got {value!r} in {text!r}") from None
     settings = planned_sampling(plan)
     return Way(text, order, **{name: settings[name] for name in settable})
 
@@ -182,11 +186,11 @@ def first_and_last(text: str) -> tuple[float, float]:
     return float(first), float(last or first)
 
 
-# How the options of a way are read, where not by `float`.
+# How the options of a way are read, where not by `float`, and what they are.
 READ = {
-    "token_temperature": first_and_last,
-    "guide_every": int,
-    "critic_inline": lambda text: ["0", "1"].index(text) == 1,
+    "token_temperature": (first_and_last, "a number, or two as in 1:0.4"),
+    "guide_every": (int, "a whole number"),
+    "critic_inline": (lambda text: ["0", "1"].index(text) == 1, "0 or 1"),
 }
 # The orders that use an option, where not all do.
 USED_BY = {"temperature": ("confidence", "critic"), "critic_scale": ("critic",), "critic_inline": ("critic",)}

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data.flags import given_names, integer, number
-from data.runs import MAX_FPS, add_sampling, planned_sampling
+from data.flags import given_names, integer, number, path, path_text, refuse_idle
+from data.runs import RATE, add_sampling, planned_sampling
 from phenaki_pytorch.priors.masking import SCHEDULES
 from training.checks import check_prior, check_run, check_tokenizer
 from training.loop import Recipe
@@ -35,7 +35,11 @@ def prior_arguments(argv: Sequence[str] | None = None, description: str | None =
     """The arguments of train_prior.py."""
     parser = new_parser(description)
     add = add_run(parser, steps=4100, model="a trained model to begin with, of the same sizes; its tokenizer is used")
-    add("--tokenizer", help="a trained tokenizer: its folder, or that of a model; default: OUT/model/cvivit")
+    add(
+        "--tokenizer",
+        type=path_text,
+        help="a trained tokenizer: its folder, or that of a model; default: OUT/model/cvivit",
+    )
     add("--text-encoder", default="words", help="a T5 name or directory, 'words' (random vectors), or 'none'")
     add = add_data(parser, size=None, frames=None, image_weight=0.05)
     add("--encoded", type=integer(), default=6000, help="number of clips, and of images, to encode before training")
@@ -64,6 +68,7 @@ def parsed(
     args = parser.parse_args(argv)
     args.given = given_names(parser, argv)
     if args.resume:
+        refuse_idle(parser, args.given, "beside --resume", "overwrite")
         args = resumed(parser, args, args.out / plan)
     check_run(parser, args)
     check(parser, args)
@@ -77,14 +82,25 @@ def new_parser(description: str | None) -> argparse.ArgumentParser:
 def add_run(parser: argparse.ArgumentParser, *, steps: int, model: str):
     """Add the arguments about the run as a whole; returns the function that adds more of them."""
     add = parser.add_argument
-    add("--data", default="moving_shapes", help="moving_shapes, or a folder of videos and images with captions")
-    add("--out", type=Path, default=Path("runs/phenaki"), help="the folder of the results; default: %(default)s")
+    add(
+        "--data",
+        type=path_text,
+        default="moving_shapes",
+        help="moving_shapes, or a folder of videos and images with captions",
+    )
+    add("--out", type=path, default=Path("runs/phenaki"), help="the folder of the results; default: %(default)s")
     add("--resume", action="store_true", help="go on from the newest checkpoint in --out, to more --steps if given")
-    add("--model", help=model)
+    add_overwrite(add)
+    add("--model", type=path_text, help=model)
     add("--seed", type=SEED, default=0)
     add("--steps", type=integer(), default=steps, help="steps of training; default: %(default)s")
     add("--minutes", type=number(above=0), help="instead of --steps: as many as fit, by a short timed run")
     return add
+
+
+def add_overwrite(add: Callable) -> None:
+    """Add --overwrite."""
+    add("--overwrite", action="store_true", help="replace the training that --out holds; a tokenizer's, with its model")
 
 
 def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int | None, image_weight: float):
@@ -93,7 +109,7 @@ def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int |
     add = parser.add_argument_group("data").add_argument
     add("--size", type=integer(), default=size, help=f"height and width, pixels; {defaults[0]}")
     add("--frames", type=integer(), default=frames, help=f"frames of a clip; {defaults[1]}")
-    add("--fps", type=number(above=0, at_most=MAX_FPS), help="take a folder's frames at this rate")
+    add("--fps", type=RATE, help="take a folder's frames at this rate")
     add("--stride", type=integer(), default=1, help="take every n-th frame of a folder's videos, without --fps")
     add("--flip", action="store_true", help="mirror a folder's clips at random; captions with 'left' become wrong")
     add("--video-weight", type=WEIGHT, default=1.0, help="weight of batches of videos among all batches")

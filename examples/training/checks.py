@@ -28,6 +28,9 @@ PARTS = ("tokenizer", "maskgit", "discriminator", "model", "model/cvivit", "mode
 def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Check what both stages have: the data, the results, the length of the training."""
     refuse = partial(refuse_idle, parser, args.given)
+    for name in ("data", "model", "tokenizer"):
+        if getattr(args, name, None) == "":  # of a plan, or of an unset variable of a shell
+            parser.error(f"{flag_of(name)} must be the name of a folder, got ''")
     if args.minutes is not None:
         refuse("beside --minutes", "steps")
     if args.data == "moving_shapes":

@@ -1,4 +1,6 @@
-"""Warnings while a training runs: what a failure looks like in the curves, and what to try. Each is given once.
+"""What a failure looks like while a training runs, and what to try. A loss that is not finite ends the training.
+
+Of the others there are warnings, each given once.
 
 A row is what `fit` writes into the curves: the tokenizer's has the entropy of its ids, MaskGit's has its loss where all
 ids are masked, with the captions ("blank_loss") and without them ("blank_loss_no_text").
@@ -7,13 +9,15 @@ ids are masked, with the captions ("blank_loss") and without them ("blank_loss_n
 import math
 from collections.abc import Callable
 
-EARLY = 0.2  # share of the steps up to which only a loss that is not finite is a failure
+EARLY = 0.2  # share of the steps up to which there is no warning
 FEW_CODES = 2.0  # perplexity of the ids below which they carry next to no information
 SAME_LOSS = 0.01  # share of the loss
 
 
-def not_finite(row: dict[str, float], done: float) -> bool:
-    return not math.isfinite(row["loss"])
+def check_loss(loss: float, step: int) -> None:
+    """Refuse, with a ValueError, a loss that is not finite: no later step could repair the weights."""
+    if not math.isfinite(loss):
+        raise ValueError(f"the loss is not a finite number, step {step}: lower --lr, or use --precision no")
 
 
 def collapsed(row: dict[str, float], done: float) -> bool:
@@ -27,7 +31,6 @@ def ignores_text(row: dict[str, float], done: float) -> bool:
 
 
 FAILURES = {
-    not_finite: "the loss is not a finite number: lower --lr, or use --precision no",
     collapsed: (
         f"codebook collapse: the ids use fewer than {FEW_CODES:g} codes (perplexity), so they carry next to no "
         "information. Train longer, raise --lr, use --quantizer fsq, or smaller patches"

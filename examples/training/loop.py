@@ -5,7 +5,6 @@ a training that was killed and resumed computes exactly the steps of one that wa
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from tqdm import tqdm
 from data.media import write_curves
 from data.runs import write_rows
 from phenaki_pytorch.tokenizers.losses import TokenizerLosses
-from training.diagnosis import Diagnosis
+from training.checkpoints import load_newest, remove_checkpoints, save_checkpoint
+from training.diagnosis import Diagnosis, check_loss
 from training.muon import Muon
 
 UNTIMED_STEPS = 3  # the first ones, which are slower
@@ -188,7 +188,10 @@ class Training:
         self.step, self.rows, self.losses = 0, [], []
 
     def load(self) -> None:
-        """Go on from the newest checkpoint, if there is one. ValueError for one of another training."""
+        """Go on from the newest checkpoint, if there is one.
+
+        ValueError for one of another training, and where none can be read.
+        """
         state = load_newest(self.folder)
         if state is None:
             return
@@ -215,10 +218,13 @@ class Training:
         self.step += 1
 
     def log(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
-        """Add a row to the curves: the mean loss since the last one, and what `evaluate` measures of the average."""
+        """Add a row to the curves: the mean loss since the last one, and what `evaluate` measures of the average.
+
+        ValueError where the loss is not finite.
+        """
         lr = self.optimizers[0].param_groups[0]["lr"]
-        row = {"step": self.step, "loss": torch.stack(self.losses).mean().item(), "lr": lr}
-        row |= evaluate(self.ema.module) | ({} if self.adversary is None else self.adversary.row())
+        row = {"step": self.step, "loss": self.mean_loss(), "lr": lr}
+        row |= self.measured(evaluate) | ({} if self.adversary is None else self.adversary.row())
         self.model.train()
         self.losses.clear()
         self.rows.append(row)
@@ -226,11 +232,30 @@ class Training:
             write_rows(self.folder / "curves.csv", self.rows)
         return row
 
+    def mean_loss(self) -> float:
+        """The mean of the losses since the last row or checkpoint. ValueError where it is not finite."""
+        loss = torch.stack(self.losses).mean().item()
+        check_loss(loss, self.step)
+        return loss
+
+    def measured(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
+        """What `evaluate` measures of the average. ValueError, with what to try, where it fails.
+
+        The loss of the last step says nothing about the weights after it.
+        """
+        try:
+            return evaluate(self.ema.module)
+        except ValueError as error:
+            say = f"the model of step {self.step} cannot be measured: lower --lr, or use --precision no"
+            raise ValueError(f"{say} ({error})") from error
+
     def save(self) -> None:
-        """Write a checkpoint, in the main process only.
+        """Write a checkpoint, in the main process only. ValueError where a loss since the last one is not finite.
 
         The running means begin anew, so that a resumed run logs the same values.
         """
+        if self.losses:
+            self.mean_loss()
         if not self.accelerator.is_main_process:
             return
         self.losses.clear()
@@ -267,8 +292,7 @@ def fit(
     """
     main = accelerator.is_main_process
     if not resume and main:
-        for old in folder.glob("step-*.pt"):
-            old.unlink()
+        remove_checkpoints(folder)
     training = Training(accelerator, model, averaged, recipe, folder, adversary)
     if resume:
         training.load()
@@ -289,33 +313,3 @@ def fit(
                 training.save()
     accelerator.free_memory()
     return training.ema.module
-
-
-# checkpoints
-
-
-def save_whole(path: Path, state: dict) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def save_checkpoint(folder: Path, state: dict) -> None:
-    """Write step-00001000.pt, and keep the one before it."""
-    save_whole(folder / f"step-{state['step']:08d}.pt", state)
-    for old in sorted(folder.glob("step-*.pt"))[:-2]:
-        old.unlink()
-
-
-def load_newest(folder: Path) -> dict | None:
-    """The newest checkpoint that can be read, None where there is none; those that cannot are named."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the kind of error depends on where the file is damaged
-            print(f"cannot read the checkpoint {path} ({str(error).splitlines()[0]}): trying the one before it")
-    return None

@@ -17,7 +17,7 @@ from data.flags import flag_of
 from data.outputs import written
 from data.runs import IN_PLAN, SETTABLE, read_json
 
-NOT_PLANNED = ("out", "resume", "given")
+NOT_PLANNED = ("out", "resume", "overwrite", "given")
 
 # What a resumed run takes from its command line, because no step of the training depends on it.
 SAMPLING = {IN_PLAN.get(name, name) for name in SETTABLE}

@@ -5,6 +5,7 @@ b = batch · t, h, w = grid of ids · m = text tokens · d = width of the text e
 
 import argparse
 import copy
+import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.encoded import Captions, Encoded, encode_all
+from data.fitting import fitting
 from data.mixture import Source
 from data.runs import load_model, load_tokenizer
 from data.sources import DataSets, captioned_data, mixture, sources_of
@@ -27,10 +29,11 @@ from training.arguments import recipe_of
 from training.checks import check_data, check_options, take_sizes
 from training.distillation import crossed_clips, training_step
 from training.loop import fit, seconds_per_step
-from training.plans import files_of, write_plan
+from training.plans import files_of, load_plan, write_plan
 from training.results import check_evaluation, show_samples, write_results
-from training.stage import begin, begin_with, open_plan, plan_steps, trial_steps
+from training.stage import begin, begin_with, check_held, open_plan, plan_steps, trial_steps
 
+DIGEST = "tokenizer_sha256"  # in the plan
 FRAMES = 9  # of a clip, where neither --frames nor the tokenizer's temporal_window says how many
 WATCHED = 64  # clips that the curves are measured on
 
@@ -41,10 +44,13 @@ def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None
     `began`: the time from which results.json counts its minutes; default: now.
     """
     began = time.time() if began is None else began
+    check_held(args, "maskgit")
     accelerator, plan = begin(args), args.out / "plan.json"
     (args.out / "maskgit").mkdir(parents=True, exist_ok=True)
     captions = Captions(text_encoder(args.text_encoder))
     phenaki = build_model(args, captions).to(accelerator.device)
+    digest = digest_of(phenaki.cvivit)
+    check_same_tokenizer(args, plan, digest)
     check_options(args, phenaki)
     check_evaluation(args, phenaki)
     sets = captioned_data(args)
@@ -59,7 +65,8 @@ def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None
     if not args.resume:
         steps = plan_steps(args, accelerator, timed(args, accelerator, phenaki, mixed, captions))
         if accelerator.is_main_process:
-            write_plan(plan, args, steps, files=files, **words(captions, encoded))
+            more = {"files": files, DIGEST: digest, **words(captions, encoded)}
+            write_plan(plan, args, steps, **more)
     held_out = captions.collate([watched[i] for i in range(len(watched))])
     phenaki = trained(args, accelerator, phenaki, mixed, captions, held_out, steps)
     if accelerator.is_main_process:
@@ -120,17 +127,16 @@ def of_size(cvivit: CViViT, size: int | None) -> CViViT:
         raise ValueError(f"the tokenizer was trained on {height}×{width} pixels: expected --size, as clips are square")
     if size in (None, height) and height == width:
         return cvivit
-    other = CViViT(**cvivit.config | {"image_size": size})
+    with fitting("--size"):
+        other = CViViT(**cvivit.config | {"image_size": size})
     other.load_state_dict(cvivit.state_dict())
     return other
 
 
 def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int | None, trained: Phenaki | None) -> MaskGit:
     """A MaskGit for clips of --frames and --size, of new sizes or those of --model; its weights are random."""
-    try:
+    with fitting("--frames"):
         grid = cvivit.grid(args.frames)
-    except ValueError as error:
-        raise ValueError(f"--frames does not fit the tokenizer: {error}") from error
     sizes = {"dim": args.dim, "depth": args.depth, "heads": max(1, args.dim // 32), "dim_head": 32}
     if trained is not None:
         sizes = trained.maskgit.config
@@ -163,6 +169,21 @@ def with_part(phenaki: Phenaki, part: nn.ModuleList) -> Phenaki:
     """A model with another `trainable_part`."""
     maskgit, *critic = part
     return build_phenaki(phenaki.cvivit, maskgit, critic[0] if critic else None, phenaki.text_encoder)
+
+
+def digest_of(cvivit: CViViT) -> str:
+    """The SHA-256 of the tokenizer's weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(cvivit.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_same_tokenizer(args: argparse.Namespace, plan: Path, digest: str) -> None:
+    """Refuse, with a ValueError, to go on with another tokenizer, if the plan knows the one of its training."""
+    if args.resume and load_plan(plan).get(DIGEST, digest) != digest:
+        raise ValueError(f"the tokenizer is not the one that the training in {plan} began with: --resume expects that")
 
 
 # the data

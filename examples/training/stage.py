@@ -1,8 +1,12 @@
-"""What both stages do around their training: begin it, hold its folder, count its steps, keep its plan."""
+"""What both stages do around their training: begin it, hold its folder, count its steps, keep its plan.
+
+No stage replaces what an earlier training left in --out, unless --overwrite says so.
+"""
 
 import argparse
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,16 +15,53 @@ from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 
 from data.outputs import alone
+from data.targets import made
+from training.checkpoints import newest_step, remove_checkpoints
 from training.plans import change_of_files, load_plan, say, write_plan
 
 TRIAL = 1000  # steps in the plan of a training that is only timed
+STAGES = {"tokenizer": "cvivit", "maskgit": "maskgit"}  # the folder in --out -> that of its weights in model/
+STOPPED = "stopped; if the training had begun, --resume goes on from its newest checkpoint"
 
 
 @contextmanager
 def one_run(folder: Path) -> Iterator[None]:
-    """Keep a folder for this run, whose main process holds it for all. ValueError while another run does."""
-    with alone(folder) if PartialState().is_main_process else nullcontext():
+    """Keep a folder for this run, whose main process holds it for all. ValueError while another run does.
+
+    A folder that the run made is deleted after an error, unless files are in it.
+    """
+    if PartialState().is_main_process:
+        with made(folder, keep_files=True), alone(folder):
+            yield
+    else:
         yield
+
+
+def check_held(args: argparse.Namespace, *stages: str) -> None:
+    """Refuse, with a ValueError, to replace a training of one of the stages in --out without --overwrite."""
+    if args.resume or args.overwrite:
+        return
+    for stage in stages:
+        steps, weights = newest_step(args.out / stage), args.out / "model" / STAGES[stage]
+        if steps:
+            held = f"{args.out / stage} holds a training of {steps} steps"
+            raise ValueError(f"{held}: --resume goes on with it, --overwrite replaces it")
+        if weights.is_dir():
+            raise ValueError(f"{weights} is of another training: expected another --out, or --overwrite to replace it")
+
+
+def remove_prior(out: Path) -> None:
+    """Delete the second stage in --out, which has learnt the ids of a tokenizer that is replaced, and say so."""
+    folders = out / "model" / "maskgit", out / "model" / "critic"
+    files = out / "model" / "config.json", out / "plan.json"
+    if newest_step(out / "maskgit") or any(path.exists() for path in (*folders, *files)):
+        say(f"deleted the model, plan.json and checkpoints of the second stage in {out}: its tokenizer is replaced")
+    if PartialState().is_main_process:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in files:
+            file.unlink(missing_ok=True)
+        remove_checkpoints(out / "maskgit")
 
 
 def begin(args: argparse.Namespace) -> Accelerator:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from data.fitting import fitting
 from data.media import side_by_side, write_gif, write_sheet
 from data.mixture import Source, stack_clips
 from data.runs import load_tokenizer
@@ -22,11 +23,12 @@ from evaluation.measures import reconstruction
 from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
 from training.adversarial import DiscriminatorTraining, TokenizerStep
 from training.arguments import fps, recipe_of, scale_of
+from training.checkpoints import reason_of, save_whole
 from training.checks import check_data, take_sizes
-from training.loop import fit, save_whole, seconds_per_step
+from training.loop import fit, seconds_per_step
 from training.perceptual import Classifier, FeatureDistance, classifier, train_classifier
 from training.plans import files_of, load_plan, write_plan
-from training.stage import begin, begin_with, open_plan, plan_steps, trial_steps
+from training.stage import begin, begin_with, check_held, open_plan, plan_steps, remove_prior, trial_steps
 
 WATCHED = 32  # clips that the curves are measured on
 SHOWN = 8  # clips in the pictures
@@ -36,6 +38,7 @@ Networks = dict[str, FeatureDistance]  # by the name of their term
 
 def train_tokenizer(args: argparse.Namespace) -> None:
     """The whole stage, from the arguments of train_tokenizer.py: train a tokenizer and write it to --out."""
+    check_held(args, "tokenizer", "maskgit")
     folder = args.out / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     accelerator, plan = begin(args), folder / "plan.json"
@@ -45,6 +48,8 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     files = files_of([dataset for both in sets for dataset in both])
     check_prior_beside(args, plan)
     open_plan(plan, args, files)
+    if not args.resume:
+        remove_prior(args.out)
     mixed = [source for of_size in sets for source in sources_of(args, of_size)]
     networks = perceptual_networks(args, accelerator)
     steps = args.steps
@@ -64,10 +69,10 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 
 
 def check_prior_beside(args: argparse.Namespace, plan: Path) -> None:
-    """Refuse, with a ValueError, to train a tokenizer whose ids a MaskGit in --out has already learnt."""
+    """Refuse, with a ValueError, more steps of a tokenizer whose ids a MaskGit in --out has already learnt."""
     prior = args.out / "model" / "maskgit"
-    if prior.is_dir() and not (args.resume and args.steps == load_plan(plan)["steps"]):
-        raise ValueError(f"{prior} was trained with the tokenizer beside it: expected another --out, or no such folder")
+    if args.resume and prior.is_dir() and args.steps != load_plan(plan)["steps"]:
+        raise ValueError(f"{prior} was trained with the tokenizer beside it: expected no more --steps")
 
 
 def build_tokenizer(args: argparse.Namespace) -> CViViT:
@@ -79,14 +84,14 @@ def build_tokenizer(args: argparse.Namespace) -> CViViT:
     if trained is not None:
         take_sizes(args, sizes_of(trained))
     window = {"image_size": args.size, "temporal_window": 1 + (args.frames - 1) // args.temporal_patch_size}
-    cvivit = CViViT(**(new_config(args) if trained is None else trained.config) | window)
-    try:
+    sizes = "--size, --patch-size, --codebook-size, --levels or --dim" if trained is None else "--size"
+    with fitting(sizes):
+        cvivit = CViViT(**(new_config(args) if trained is None else trained.config) | window)
+    with fitting("--size, --other-sizes or --frames"):
         for size in (args.size, *args.other_sizes):
             cvivit.grid(args.frames, size, size)
-    except ValueError as error:
-        raise ValueError(f"--size, --other-sizes or --frames does not fit: {error}") from error
     if args.adversarial:
-        with torch.device("meta"):
+        with torch.device("meta"), fitting("--size or --discriminator-dim"):
             Discriminator(image_size=args.size, dim=args.discriminator_dim)
     begin_with(cvivit, trained)
     checkpoint_activations(cvivit, args.checkpoint_activations)
@@ -159,7 +164,7 @@ def read_classifier(path: Path, frames: int) -> Classifier:
     try:
         network.load_state_dict(torch.load(path, weights_only=True))
     except Exception as error:  # the kind of error depends on where the file is damaged
-        raise ValueError(f"cannot read {path} ({str(error).splitlines()[0]}): delete it to train it anew") from error
+        raise ValueError(f"cannot read {path} ({reason_of(error)}): delete it to train it anew") from error
     return network
 
 

@@ -67,7 +67,7 @@ def test_clips_that_a_tokenizer_does_not_take_are_refused_before_anything_is_mea
     tmp_path, monkeypatch, words, message
 ):
     monkeypatch.setattr(compare_tokenizers, "measure", lambda *given: pytest.fail("measured"))
-    with pytest.raises(SystemExit, match=rf"compare_tokenizers\.py: .*{message}"):
+    with pytest.raises(SystemExit, match=rf"run: --frames, --size or --sizes does not fit: .*{message}"):
         compare_tokenizers.main([str(run_of(tmp_path / "run", [20.0])), *words])
 
 
@@ -79,7 +79,31 @@ def test_curves_are_read_before_anything_is_measured(tmp_path, monkeypatch):
         compare_tokenizers.main([str(run), "--curves", str(tmp_path / "curves.png")])
     (run / "tokenizer" / "curves.csv").unlink()
     with pytest.raises(SystemExit, match=r"curves\.csv"):
-        compare_tokenizers.main([str(run)])
+        compare_tokenizers.main([str(run), "--curves", str(tmp_path / "curves.png")])
+
+
+def test_runs_without_curves_and_shared_ones_are_compared(tmp_path, capsys):
+    without, shared = run_of(tmp_path / "without", [20.0]), run_of(tmp_path / "shared", [22.0, 21.0])
+    (without / "tokenizer" / "curves.csv").unlink()
+    (shared / "tokenizer" / "curves.csv").rename(shared / "tokenizer_curves.csv")
+    compare_tokenizers.main([str(without), str(shared), "--size", "16", "--count", "2"])
+    assert "| PSNR below the run's best | nan | 1.000 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--sheet", "a.png", "--curves", "./a.png"), "--sheet and --curves would write the same file"),
+        (("--sheet", "a.jpg"), r"2"),
+        (("--curves", "a"), r"2"),
+    ],
+)
+def test_pictures_of_one_name_or_another_kind_are_refused_at_the_start(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_tokenizers, "load_tokenizer", lambda *given: pytest.fail("loaded"))
+    with pytest.raises(SystemExit, match=message):
+        compare_tokenizers.main(["run", *words])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_table_that_is_interrupted_has_the_columns_that_are_measured(tmp_path, monkeypatch, capsys):
@@ -91,6 +115,6 @@ def test_a_table_that_is_interrupted_has_the_columns_that_are_measured(tmp_path,
         return {"parameters": "7"}
 
     monkeypatch.setattr(compare_tokenizers, "measure", measure)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         compare_tokenizers.main([*map(str, runs), "--size", "16"])
     assert capsys.readouterr().out == "|  | one |\n| --- | --- |\n| parameters | 7 |\n"

@@ -1,13 +1,18 @@
 """encode.py: a video file becomes ids and the ids a video, in pieces of any length, as the whole clip would."""
 
+import os
+
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import encode
 from conftest import tiny_cvivit
 from data.media import write_mp4
-from data.video_reader import read_timeline, read_video
+from data.timeline import read_timeline
+from data.video_reader import read_video
+from video_files import grey_frames, write
 
 
 @pytest.fixture
@@ -53,6 +58,7 @@ def ids_file(path, ids, metadata=None, name="ids"):
 
 WRONG = {
     "no safetensors": (lambda path: path.write_text("ids"), "holds no ids"),
+    "a pipe": (os.mkfifo, "expected a file, got a pipe"),
     "empty": (lambda path: path.write_bytes(b""), "holds no ids"),
     "a folder": (lambda path: path.mkdir(), "Is a directory"),
     "not there": (lambda path: None, "No such file"),
@@ -85,3 +91,48 @@ def test_the_suffix_of_out_is_that_of_what_is_written(words, capsys):
     with pytest.raises(SystemExit):
         encode.main(words)
     assert "--out must end in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[""], ["a.mp4", "--out", ""], ["a.mp4", "--tokenizer", ""]])
+def test_an_empty_name_is_refused_at_its_flag(words, capsys):
+    with pytest.raises(SystemExit):
+        encode.main(words)
+    assert "expected the name of a file or folder, got ''" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fps", ["0.009", "1001"])
+def test_rates_that_no_mp4_holds_are_refused_at_the_flag(fps, capsys):
+    with pytest.raises(SystemExit):
+        encode.main(["a.mp4", "--fps", fps])
+    assert "--fps" in capsys.readouterr().err
+
+
+def test_a_gap_is_named_with_the_number_of_frames_and_a_gap_of_days_is_refused(
+    tokenizer, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "gap.mkv", grey_frames(3), times=[0, 0.1, 10])
+    encode.main(["gap.mkv", "--tokenizer", "cvivit", "--fps", "4"])
+    assert "warning: gap.mkv: 41 frames at 4 a second, of 3 in the file" in capsys.readouterr().err
+    write(tmp_path / "days.mkv", grey_frames(3), times=[0, 0.1, 10**6])
+    with pytest.raises(SystemExit, match=r"encode\.py: days\.mkv: .* 4,000,0\d\d frames repeats the 3 frames"):
+        encode.main(["days.mkv", "--tokenizer", "cvivit", "--fps", "4"])
+    with pytest.raises(SystemExit, match=r"encode\.py: days\.mkv has .* frames a second: expected 0\.01 to 1000"):
+        encode.main(["days.mkv", "--tokenizer", "cvivit"])
+
+
+def test_a_full_disk_ends_in_one_line_that_names_the_file(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_mp4("clip.mp4", torch.rand(3, 9, 16, 16), fps=5)
+    (tmp_path / "clip.safetensors").write_text("old")
+
+    def full(tensors, path, metadata):
+        raise SafetensorError(f"Error while serializing: I/O error: No space left on device, {path}")
+
+    monkeypatch.setattr(encode, "save_file", full)
+    with pytest.raises(SystemExit) as ended:
+        encode.main(["clip.mp4", "--tokenizer", "cvivit", "--out", "clip.safetensors"])
+    said = str(ended.value)
+    assert said.startswith("encode.py: clip.safetensors could not be written: ") and "No space left" in said
+    assert ".tmp" not in said and (tmp_path / "clip.safetensors").read_text() == "old"
+    assert not list(tmp_path.glob(".*.tmp"))

@@ -14,8 +14,11 @@ from einops import reduce
 from PIL import Image
 
 import generate
+import video_files
+from data.image_reader import read_image
 from data.media import write_gif, write_mp4
-from data.video_reader import read_image, read_video
+from data.outputs import written
+from data.video_reader import read_video
 from data.word_vectors import WordVectors
 from phenaki_pytorch import CViViT, MaskGit, Phenaki
 
@@ -279,8 +282,44 @@ def test_the_given_file_is_never_replaced(run, tmp_path, name):
     assert (tmp_path / name).read_bytes() == before
 
 
-@pytest.mark.parametrize("out", ["", ".", "..", "folder/.."])
+@pytest.mark.parametrize("out", [".", "..", "folder/.."])
 def test_out_must_be_the_name_of_files(out, capsys):
     with pytest.raises(SystemExit):
         generate.main(["a red circle", "--out", out])
     assert "--out must be the name of files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model", "--out", "--image", "--video"])
+@pytest.mark.parametrize("name", ["", "http://127.0.0.1:1/x"])
+def test_empty_names_and_addresses_are_refused_at_their_flags(flag, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        generate.main(["a red circle", flag, name])
+    assert f"argument {flag}: expected the name of a file or folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fps", ["0.009", "1e-9", "1001"])
+def test_rates_that_no_file_holds_are_refused_at_the_flag(run, fps, capsys):
+    with pytest.raises(SystemExit):
+        run("a", "--fps", fps)
+    assert "argument --fps: expected at least 0.01 and at most 1000" in capsys.readouterr().err
+
+
+def test_a_video_of_a_rate_that_no_file_holds_is_refused_before_sampling(run, tmp_path, monkeypatch):
+    video_files.write(tmp_path / "slow.mkv", video_files.grey_frames(5), times=[0, 0.1, 0.2, 0.3, 10**6])
+    monkeypatch.setattr(Phenaki, "generate", lambda *args, **kw: pytest.fail("was sampled"))
+    with pytest.raises(SystemExit, match=r"slow\.mkv has .* frames a second: expected 0\.01 to 1000, or another --fps"):
+        run("on", "--video", tmp_path / "slow.mkv", "--scale", 1)
+
+
+def test_no_file_is_left_where_one_cannot_be_written(run, tmp_path, monkeypatch):
+    def full(path, *args, **kw):
+        with written(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device", str(temporary))
+
+    monkeypatch.setattr(generate, "write_gif", full)
+    with pytest.raises(SystemExit, match=rf"No space left on device: '{tmp_path}/out-1\.gif'"):
+        run("a", "--frames", 1, "--steps", 1, "--count", 2)
+    assert not list(tmp_path.iterdir())

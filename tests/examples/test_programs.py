@@ -10,6 +10,8 @@ import pytest
 
 import share
 from conftest import tiny_cvivit, tiny_maskgit
+from data.flags import path, path_text
+from data.targets import png
 from data.word_vectors import WordVectors
 from phenaki_pytorch import Phenaki
 
@@ -60,6 +62,19 @@ def test_every_number_has_a_range(program, monkeypatch, capsys):
                 main([flag, *[text] * count])
             assert caught.value.code == 2, (flag, text)
             assert capsys.readouterr().err.splitlines()[-1].find(f"error: argument {flag}: ") > 0, (flag, text)
+
+
+@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {"minimal", "benchmark"}))
+def test_an_empty_name_of_a_file_or_folder_is_refused(program, monkeypatch, capsys):
+    main = importlib.import_module(program).main
+    paths = [action for action in parser_of(program, monkeypatch)._actions if action.type in (path, path_text, png)]
+    assert paths
+    for action in paths:
+        if flag := action.option_strings[:1]:
+            with pytest.raises(SystemExit) as caught:
+                main([*flag, ""])
+            assert caught.value.code == 2
+            assert f"argument {flag[0]}: expected the name of a" in capsys.readouterr().err, flag
 
 
 # files that cannot be written

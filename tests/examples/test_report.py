@@ -109,9 +109,31 @@ def test_results_without_some_measures_are_written_as_far_as_they_go(tmp_path, c
     assert capsys.readouterr().err.count("not measured, left out: ") == len(report.CLAIMS)
 
 
-def test_places_in_the_wrong_order_are_no_places(results):
-    with pytest.raises(ValueError, match="expected a place"):
-        report.filled("<!-- /claims --> <!-- claims -->", results)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- /claims --> <!-- claims -->",
+        "<!-- claims -->",
+        "<!-- claims --> mine <!-- claims --> <!-- /claims -->",
+        "<!-- claims --> <!-- measures --> <!-- /measures --> <!-- /claims -->",
+        "<!-- claims --> <!-- measures --> <!-- /claims -->",
+        "<!-- claims --> <!-- /claims --> mine <!-- /claims -->",
+    ],
+)
+def test_markers_that_are_not_in_pairs_are_refused(results, text):
+    with pytest.raises(ValueError, match="expected pairs"):
+        report.filled(text, results)
+
+
+def test_two_places_of_one_table_are_both_filled(results):
+    text = report.filled("<!-- claims --><!-- /claims -->mine<!-- claims --><!-- /claims -->", results)
+    assert text.count("| claim |") == 2 and "mine" in text
+
+
+def test_stages_without_curves_are_named(results, capsys):
+    results["curves"] = {"tokenizer": []}
+    assert "tokenizer, step" not in report.filled("<!-- curves --><!-- /curves -->", results)
+    assert capsys.readouterr().err == "no curves, left out: tokenizer\nno curves, left out: maskgit\n"
 
 
 def test_line_ends_and_links_stay_as_they_are(tmp_path, results):
@@ -121,4 +143,5 @@ def test_line_ends_and_links_stay_as_they_are(tmp_path, results):
     report.main([str(tmp_path / "results.json"), str(tmp_path / "link.md")])
     assert (tmp_path / "link.md").is_symlink()
     text = (tmp_path / "card.md").read_bytes()
+    assert text.count(b"\n") == text.count(b"\r\n")
     assert text.startswith(b"before\r\n") and text.endswith(b"\r\nafter\r\n") and b"97.7 %" in text

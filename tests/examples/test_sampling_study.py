@@ -13,7 +13,7 @@ from data.word_vectors import WordVectors
 from phenaki_pytorch import Phenaki, SelfCritic
 from phenaki_pytorch.priors.decoding import parallel_decode
 from phenaki_pytorch.priors.token_transformer import TokenTransformer
-from sampling_study import lines_of
+from sampling_study import COLUMNS, lines_of
 
 
 @pytest.fixture
@@ -65,7 +65,14 @@ def test_the_points_of_a_line_are_sorted():
         (("--steps", "0"), "at least 1"),
         (("--prompts", "0"), "at least 1"),
         (("--guidance", "2", "1:-3"), "cond_scale must be finite and at least 0, got -3"),
-        (("--guidance", "much"), "much"),
+        (("--guidance", "much"), "argument --guidance: expected a scale, such as 2, or two, such as 1:3: .*much"),
+        (("--ways", "luck"), "argument --ways: a way begins with one of"),
+        (("--ways", "confidence,temperature=hot"), "temperature in a way is a number, got 'hot'"),
+        (("--ways", "confidence,temperature"), "temperature in a way is a number, got ''"),
+        (("--ways", "confidence,guide_every=1.5"), "guide_every in a way is a whole number, got '1.5'"),
+        (("--ways", "confidence,token_temperature=1:a"), "token_temperature in a way is a number, or two as in 1:0.4"),
+        (("--ways", "critic,critic_inline=yes"), "critic_inline in a way is 0 or 1, got 'yes'"),
+        (("--plot", "study.jpg"), "argument --plot: expected the name of a .png file, got 'study.jpg'"),
         (("--ways", "critic", "critic,guide_every=0"), "guide_every must be at least 1, got 0"),
         (("--ways", "critic", "critic,critic_inline=1,critic_scale=2"), "critic_scale must be 1, got 2"),
     ],
@@ -75,6 +82,31 @@ def test_wrong_arguments_are_refused_before_anything_is_measured(model, tmp_path
         sampling_study.main([str(model), *words, "--csv", str(tmp_path / "study.csv")])
     assert caught.value.code == 2 and re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "study.csv").exists()
+
+
+@pytest.mark.parametrize("held", [b"name,salary\n1,2\n", b"\xff\xd8\xff", b"model,way\n"])
+def test_a_file_that_is_no_study_is_not_replaced(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(sampling_study, "load_models", lambda *given: pytest.fail("loaded"))
+    (tmp_path / "mine.csv").write_bytes(held)
+    with pytest.raises(SystemExit, match=r"--csv: .*mine\.csv would be replaced"):
+        sampling_study.main(["--csv", str(tmp_path / "mine.csv")])
+    assert (tmp_path / "mine.csv").read_bytes() == held
+
+
+@pytest.mark.parametrize("held", ["", ",".join(COLUMNS) + "\r\nold\r\n"])
+def test_an_earlier_study_is_replaced(model, tmp_path, monkeypatch, held):
+    shares = {"all": 0.5, "low": 0.1, "high": 0.9, "colour": 1.0, "shape": 1.0, "motion": 0.5}
+    monkeypatch.setattr(sampling_study, "judged", lambda *given: shares)
+    (tmp_path / "study.csv").write_text(held, newline="")
+    sampling_study.main([str(model), "--ways", "halton", "--steps", "3", "--csv", str(tmp_path / "study.csv")])
+    text = (tmp_path / "study.csv").read_text()
+    assert len(text.splitlines()) == 2 and "old" not in text
+
+
+def test_one_file_for_two_outputs_is_refused(tmp_path):
+    same = ["--csv", str(tmp_path / "a.png"), "--plot", str(tmp_path / "new" / ".." / "a.png")]
+    with pytest.raises(SystemExit, match="--csv and --plot would write the same file"):
+        sampling_study.main(same)
 
 
 def test_a_folder_without_a_model_is_named(model, tmp_path):
@@ -91,7 +123,7 @@ def test_what_is_measured_before_an_interruption_is_in_the_table(model, tmp_path
 
     monkeypatch.setattr(sampling_study, "judged", judged)
     options = ["--ways", "confidence", "--steps", "3", "8", "--csv", str(tmp_path / "study.csv")]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         sampling_study.main([str(model), *options])
     assert len((tmp_path / "study.csv").read_text().splitlines()) == 2
 

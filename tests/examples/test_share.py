@@ -1,7 +1,10 @@
 """share.py: half the bytes, the same model to within half precision, its plan and curves, a shared tokenizer."""
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -79,7 +82,7 @@ def test_impossible_sampling_options_are_refused(run, tmp_path):
     (run / "plan.json").write_text(json.dumps({"arguments": {"temperature": -1}}))
     with pytest.raises(SystemExit, match=r"share\.py: .*plan\.json: temperature must be finite and at least 0"):
         share.main([str(run), str(tmp_path / "small")])
-    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    assert not (tmp_path / "small").exists()
 
 
 def test_no_plan_is_an_error(run, tmp_path):
@@ -127,7 +130,7 @@ def test_another_tokenizer_is_refused(run, shared, tmp_path):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "different")])
     with pytest.raises(SystemExit, match=r"share\.py: no tokenizer in .*nowhere"):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "nowhere")])
-    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    assert not (tmp_path / "small").exists()
 
 
 def test_a_run_is_not_replaced_by_its_shared_model(run, tmp_path, monkeypatch):
@@ -159,9 +162,73 @@ def test_nothing_is_written_where_the_curves_are_broken(run, tmp_path):
     (run / "maskgit" / "curves.csv").write_text("")
     with pytest.raises(SystemExit, match=r"share\.py: .*curves\.csv holds no curves"):
         share.main([str(run), str(tmp_path / "small")])
-    assert not [path for path in (tmp_path / "small").rglob("*") if path.is_file()]
+    assert not (tmp_path / "small").exists()
 
 
 def test_sampling_options_without_effect_are_refused(run, tmp_path):
     with pytest.raises(SystemExit, match="--critic-inline would have no effect on a model without a critic"):
         share.main([str(run), str(tmp_path / "small"), "--critic-inline"])
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "folder", ["run/model", "run/model/cvivit", "run/maskgit", "run/tokenizer/new", "run/discriminator"]
+)
+def test_the_folders_of_the_run_are_no_place_for_its_shared_model(run, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit, match=r"share\.py: expected another folder than the run's own"):
+        share.main(["run", folder])
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_training_is_not_replaced_and_a_folder_inside_the_run_is_taken(run, tmp_path):
+    shutil.copytree(run, tmp_path / "other")
+    before = (tmp_path / "other" / "plan.json").read_text()
+    with pytest.raises(SystemExit, match=r"share\.py: expected another folder than the --out of a training"):
+        share.main([str(run), str(tmp_path / "other"), "--temperature", "2"])
+    assert (tmp_path / "other" / "plan.json").read_text() == before
+    share.main([str(run), str(run / "small")])
+    assert (run / "small" / "plan.json").is_file()
+
+
+def test_a_run_inside_of_what_is_replaced_is_refused(run, tmp_path):
+    inside = tmp_path / "other" / "model"
+    inside.parent.mkdir()
+    run.rename(inside)
+    with pytest.raises(SystemExit, match=r"share\.py: expected a run outside of .*other/model"):
+        share.main([str(inside), str(inside.parent)])
+
+
+def test_weights_that_are_not_finite_in_half_precision_are_refused_by_name(run, tmp_path):
+    phenaki = load_model(run / "model").cpu()
+    phenaki.maskgit.to_logits.weight.data[0, 0] = 1e5  # finite in float32
+    phenaki.save_pretrained(run / "model")
+    with pytest.raises(SystemExit, match=r"the weights maskgit\.to_logits\.weight are not finite in half precision"):
+        share.main([str(run), str(tmp_path / "small")])
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("file", ["save_pretrained", "write_rows"])
+def test_a_full_disk_leaves_no_half_of_a_shared_model(run, tmp_path, monkeypatch, there, file):
+    small = tmp_path / "new" / "small"
+    if there:
+        small.mkdir(parents=True)
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((share.Phenaki, file) if file == "save_pretrained" else (share, file)), full)
+    with pytest.raises(SystemExit, match=r"share\.py: .*No space left on device"):
+        share.main([str(run), str(small)])
+    assert (small.exists(), (small / "model").exists(), (tmp_path / "new").exists()) == (there, False, there)
+
+
+def test_a_disk_that_is_full_while_weights_are_written_ends_in_one_line(run, tmp_path):
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import share; "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (10000, 10000)); share.main(sys.argv[1:])"
+    words = [sys.executable, "-W", "ignore", "-c", limited, str(run), str(tmp_path / "small")]
+    ended = subprocess.run(words, capture_output=True, text=True, cwd=share.Path(share.__file__).parent)
+    assert ended.returncode == 1 and len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert ended.stderr.startswith("share.py: ") and not (tmp_path / "small").exists()

@@ -143,3 +143,16 @@ def test_a_refused_training_leaves_the_plans_of_the_one_before(tmp_path, parsed)
     with pytest.raises(SystemExit):
         train.main(["--out", str(tmp_path), "--share", "0.5"])
     assert (tmp_path / "plan.json").is_file() and (tmp_path / "tokenizer" / "plan.json").is_file()
+
+
+def test_a_training_that_is_there_is_replaced_only_if_asked_for(tmp_path, parsed):
+    begun(tmp_path, parsed, "--seed", "3")
+    (tmp_path / "maskgit").mkdir()
+    (tmp_path / "maskgit" / "step-00000100.pt").touch()
+    with pytest.raises(SystemExit, match="maskgit holds a training of 100 steps: --resume goes on with it"):
+        train.main(["--out", str(tmp_path)])
+    assert parsed == [] and json.loads((tmp_path / "train.json").read_text())["seed"] == 3
+    train.main(["--out", str(tmp_path), "--overwrite"])
+    assert [args.overwrite for args in parsed] == [True, True]
+    train.main(["--out", str(tmp_path), "--resume"])
+    assert [args.overwrite for args in parsed[2:]] == [False, False]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tiny_training import (
 import train_prior
 import train_tokenizer
 from data.moving_shapes import COLOURS, MOTIONS, SHAPES
-from data.runs import load_model, planned_sampling, read_plan, whole_curves
+from data.runs import load_model, load_tokenizer, planned_sampling, read_plan, whole_curves
 from phenaki_pytorch import SelfCritic, TokenCritic
 from training import prior
 from training.arguments import prior_arguments
@@ -94,6 +95,35 @@ def test_the_model_comes_with_its_tokenizer_its_words_and_what_to_look_at(model,
     assert [int(row["step"]) for row in whole_curves(out, "tokenizer")] == [4]  # of the run that trained it
 
 
+def test_a_training_that_is_there_is_replaced_only_if_asked_for(model, tokenizer, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(model.parent, out)
+    argv = [*PRIOR, "--tokenizer", str(tokenizer), "--seed", "1", "--out", str(out)]
+    with pytest.raises(SystemExit, match="holds a training of 4 steps: --resume goes on with it, --overwrite replaces"):
+        run(train_prior.main, argv)
+    assert_same_weights(model / "maskgit", out / "model" / "maskgit")
+    run(train_prior.main, [*argv, "--overwrite"])
+    assert "overwrite" not in read_plan(out / "model") and load_model(out / "model").critic is None
+
+
+def test_a_training_goes_on_with_its_own_tokenizer_only(model, tokenizer, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    shutil.copytree(model.parent, out)
+    shutil.copytree(tokenizer, moved)
+    plan = json.loads((out / "plan.json").read_text())
+    plan["arguments"]["tokenizer"] = str(moved)
+    (out / "plan.json").write_text(json.dumps(plan))
+    run(train_prior.main, ["--resume", "--out", str(out)])  # ends at once: it has all its steps
+    other = load_tokenizer(tokenizer)
+    other.decoder.pixels_first.weight.data[0, 0] += 1
+    other.save_pretrained(moved)
+    with pytest.raises(SystemExit, match=r"the tokenizer is not the one that the training in .*plan\.json began with"):
+        run(train_prior.main, ["--resume", "--out", str(out)])
+    del plan["tokenizer_sha256"]  # as if the program had not written it yet
+    (out / "plan.json").write_text(json.dumps(plan))
+    run(train_prior.main, ["--resume", "--out", str(out)])
+
+
 def test_without_captions_the_model_is_unconditional(tmp_path, tokenizer):
     argv = [*PRIOR, "--text-encoder", "none", "--critic", "self", "--image-weight", "0", "--tokenizer", str(tokenizer)]
     run(train_prior.main, [*argv, "--out", str(tmp_path)])
@@ -134,7 +164,7 @@ def test_missing_files_and_lengths_that_do_not_fit_are_errors(tmp_path, tokenize
         run(train_prior.main, [*PRIOR, *out])
     with pytest.raises(SystemExit, match="no model in "):
         run(train_prior.main, [*PRIOR, *out, "--model", str(tokenizer)])
-    with pytest.raises(SystemExit, match="--frames does not fit the tokenizer: a clip needs 1 \\+ k · 2 frames"):
+    with pytest.raises(SystemExit, match="--frames does not fit: a clip needs 1 \\+ k · 2 frames"):
         run(train_prior.main, [*PRIOR, *out, "--tokenizer", str(tokenizer), "--frames", "4"])
 
 
@@ -143,6 +173,7 @@ def test_missing_files_and_lengths_that_do_not_fit_are_errors(tmp_path, tokenize
     [
         ("--prompts 5", "--prompts needs clips of at least"),
         ("--stories 5", "--stories needs clips of at least"),
+        ("--size 15", "--size does not fit: "),
         ("--size 15", "must be multiples of the patch 4×4, got 15×15"),
         ("--sampling-steps 1 --temperature 2", "--temperature would have no effect in a single step"),
         ("--text-encoder nowhere/t5", "nowhere/t5"),

@@ -15,9 +15,11 @@ import train_tokenizer
 from data.outputs import alone
 from data.runs import whole_curves
 from phenaki_pytorch import CViViT
+from training import tokenizer
 from training.adversarial import SHOWN
 from training.arguments import tokenizer_arguments
-from training.loop import Recipe, lr_factor, save_checkpoint
+from training.checkpoints import save_checkpoint
+from training.loop import Recipe, lr_factor
 from training.stage import plan_steps
 
 ADVERSARIAL = [
@@ -68,7 +70,7 @@ def test_a_new_training_deletes_the_checkpoints_of_an_old_one(tmp_path):
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     save_checkpoint(folder, {"step": 1000})
-    run(train_tokenizer.main, [*TOKENIZER, "--out", str(tmp_path), "--warmup", "0"])
+    run(train_tokenizer.main, [*TOKENIZER, "--overwrite", "--out", str(tmp_path), "--warmup", "0"])
     assert [path.name for path in sorted(folder.glob("*.pt"))] == ["step-00000002.pt", "step-00000004.pt"]
 
 
@@ -129,19 +131,23 @@ def test_more_steps_go_on_from_the_last_checkpoint_along_the_longer_schedule(tmp
     assert json.loads((folder / "plan.json").read_text())["steps"] == 6
 
 
-@pytest.mark.parametrize("damage", ["checkpoint", "perceptual"])
+@pytest.mark.parametrize("damage", ["checkpoint", "all checkpoints", "perceptual", "empty"])
 def test_damaged_files_of_a_resumed_run_are_named_in_one_line(tmp_path, whole, damage):
     shutil.copytree(whole, tmp_path / "run")
     folder = tmp_path / "run" / "tokenizer"
     if damage == "checkpoint":
         save_checkpoint(folder, {"step": 5})  # one of another program
         named = folder
+    elif damage == "all checkpoints":
+        for path in folder.glob("step-*.pt"):
+            path.write_bytes(b"")
+        named = folder
     else:
         plan = json.loads((folder / "plan.json").read_text())
         plan["arguments"]["image_perceptual"] = 0.5
         (folder / "plan.json").write_text(json.dumps(plan))
         named = tmp_path / "run" / "image_perceptual.pt"
-        named.write_bytes(b"no weights")
+        named.write_bytes(b"" if damage == "empty" else b"no weights")
     with pytest.raises(SystemExit) as caught:
         run(train_tokenizer.main, ["--resume", "--out", str(tmp_path / "run")])
     message = caught.value.code
@@ -153,7 +159,7 @@ def test_a_run_that_is_refused_leaves_the_plan_and_the_checkpoints_of_the_run_be
     before = sorted((tmp_path / "run" / "tokenizer").iterdir())
     for wrong in (["--frames", "6"], ["--model", str(tmp_path)]):
         with pytest.raises(SystemExit):
-            run(train_tokenizer.main, [*TOKENIZER, *wrong, "--out", str(tmp_path / "run")])
+            run(train_tokenizer.main, [*TOKENIZER, *wrong, "--overwrite", "--out", str(tmp_path / "run")])
     assert sorted((tmp_path / "run" / "tokenizer").iterdir()) == before
 
 
@@ -161,11 +167,64 @@ def test_a_tokenizer_whose_ids_a_maskgit_has_learnt_is_not_replaced(tmp_path, wh
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "model" / "maskgit").mkdir()
-    for argv in (TOKENIZER, ["--resume", "--steps", "6"]):
-        with pytest.raises(SystemExit, match="was trained with the tokenizer beside it"):
+    for argv, message in (
+        (TOKENIZER, "holds a training of 4 steps: --resume goes on with it, --overwrite replaces it"),
+        (["--resume", "--steps", "6"], "was trained with the tokenizer beside it: expected no more --steps"),
+    ):
+        with pytest.raises(SystemExit, match=message):
             run(train_tokenizer.main, [*argv, "--out", str(out)])
         assert_same_weights(whole / "model" / "cvivit", out / "model" / "cvivit")
     run(train_tokenizer.main, ["--resume", "--out", str(out)])  # ends at once: it has all its steps
+
+
+def test_a_tokenizer_that_is_replaced_takes_the_model_of_its_ids_with_it(tmp_path, whole, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "model" / "maskgit").mkdir()
+    (out / "plan.json").write_text("{}")
+    run(train_tokenizer.main, [*TOKENIZER, "--seed", "1", "--overwrite", "--out", str(out)])
+    assert not (out / "model" / "maskgit").exists() and not (out / "plan.json").exists()
+    assert "deleted the model, plan.json and checkpoints of the second stage" in capsys.readouterr().out
+    with pytest.raises(AssertionError):
+        assert_same_weights(whole / "model" / "cvivit", out / "model" / "cvivit")
+
+
+@pytest.mark.parametrize("program", [train_tokenizer, train_prior, train])
+def test_overwriting_and_going_on_are_refused_together(program, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        program.main(["--resume", "--overwrite", "--out", str(tmp_path)])
+    assert "--overwrite would have no effect beside --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [train_tokenizer, train_prior, train])
+def test_an_empty_name_of_a_folder_is_refused(program, capsys):
+    for flag in ("--out", "--data", "--model"):
+        if program is not train or flag == "--out":
+            with pytest.raises(SystemExit):
+                program.main([flag, ""])
+            assert f"argument {flag}: expected the name of a file or folder, got ''" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_in_one_line(tmp_path):
+    for steps, what in ((4, "the loss is not a finite number, step 4"), (1, "the model of step 1 cannot be measured")):
+        argv = [*TOKENIZER, "--lr", "1e30", "--checkpoint-every", "4", "--steps", str(steps), "--out", str(tmp_path)]
+        with pytest.raises(SystemExit, match=f"train_tokenizer.py: {what}: lower --lr, or use --precision no"):
+            run(train_tokenizer.main, argv)
+        assert not (tmp_path / "model").exists() and not list((tmp_path / "tokenizer").glob("step-*"))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_ends_a_training_in_one_line_that_says_how_it_goes_on(tmp_path, monkeypatch, capsys, begun):
+    def stop(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tokenizer, "trained" if begun else "build_tokenizer", stop)
+    with pytest.raises(SystemExit) as caught:
+        run(train_tokenizer.main, [*TOKENIZER, "--out", str(tmp_path / "out")])
+    assert caught.value.code == 130
+    [said] = capsys.readouterr().err.splitlines()
+    assert said.startswith("train_tokenizer.py: stopped") and "--resume goes on" in said
+    assert (tmp_path / "out").exists() == begun
 
 
 @pytest.mark.parametrize("program", [train_tokenizer, train_prior, train])

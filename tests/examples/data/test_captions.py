@@ -17,7 +17,7 @@ def captions_of(folder, names, table=None):
         (folder / name).touch()
     if table is not None:
         (folder / "captions.csv").write_text(table, encoding="utf-8")
-    found = files_below(folder)
+    found, _ = files_below(folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         captions = Captions(folder, found)
@@ -51,7 +51,6 @@ def test_an_open_quote_is_refused_with_its_line_wherever_it_is(tmp_path, number)
         ("path,text\na,b\n", "columns file, caption, each once, got \\['path', 'text'\\]"),
         ("file,caption,caption\na,b,c\n", "each once, got"),
         ("file,caption\na,b\n./x/../a,c\n", "line 3: must name a file once, got './x/../a' again"),
-        ("file,caption\na," + "w" * 200_000, "line 2: field larger"),
         ('file,caption\na,"b" c\n', "line 2: "),
     ],
 )
@@ -130,7 +129,7 @@ def test_linked_folders_are_read_once_and_loops_end(tmp_path):
     (data / "second").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(data)
     (data / "a_link_to_z").symlink_to(data / "z")
-    found = [path.relative_to(data).as_posix() for path in files_below(data)]
+    found = [path.relative_to(data).as_posix() for path in files_below(data)[0]]
     assert found == ["first/b.mp4", "first/deep/c.mp4", "z/a.mp4"]
 
 
@@ -140,9 +139,9 @@ def test_hidden_files_and_the_results_are_no_data(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "runs")
-    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, leave_out=tmp_path / "runs")]
+    found = [path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, leave_out=tmp_path / "runs")[0]]
     assert found == ["a", "other/runs/f"]
-    inside = files_below(tmp_path / "runs" / "deep", leave_out=tmp_path / "runs")  # data that a run was given inside
+    inside, _ = files_below(tmp_path / "runs" / "deep", leave_out=tmp_path / "runs")  # data that a run was given inside
     assert [path.name for path in inside] == ["e"]
     with pytest.raises(ValueError, match=r"folders of their own, got .* for both"):
         files_below(tmp_path, leave_out=tmp_path / "other" / "..")
@@ -150,5 +149,48 @@ def test_hidden_files_and_the_results_are_no_data(tmp_path):
 
 def test_a_link_to_nothing_is_found(tmp_path):
     (tmp_path / "a.mp4").symlink_to("gone.mp4")
-    assert files_below(tmp_path) == [tmp_path / "a.mp4"]
+    assert files_below(tmp_path) == ([tmp_path / "a.mp4"], {})
     assert key_of(tmp_path / "a.mp4") == str(tmp_path.resolve() / "a.mp4")
+
+
+def test_captions_of_any_length_are_read(tmp_path):
+    given, _, _ = captions_of(tmp_path, ["a.mp4"], "file,caption\na.mp4," + "w " * 200_000 + "\n")
+    assert given == {"a.mp4": ("w " * 200_000).strip()}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_table_that_is_no_file_is_refused(tmp_path, kind):
+    table = tmp_path / "captions.csv"
+    {"link": lambda: table.symlink_to("gone.csv"), "pipe": lambda: os.mkfifo(table), "folder": table.mkdir}[kind]()
+    with pytest.raises(ValueError, match=r"captions\.csv must be a file, got a folder, a pipe, or a link to nothing"):
+        read_captions(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "latin-1"])
+def test_a_text_that_cannot_be_read_is_named_and_gives_no_caption(tmp_path, kind):
+    (tmp_path / "a.mp4").touch()
+    text = tmp_path / "a.txt"
+    make = {
+        "link": lambda: text.symlink_to("gone.txt"),
+        "pipe": lambda: os.mkfifo(text),
+        "folder": text.mkdir,
+        "latin-1": lambda: text.write_bytes("caf\u00e9".encode("latin-1")),
+    }
+    make[kind]()
+    found, _ = files_below(tmp_path)
+    captions = Captions(tmp_path, found)
+    assert captions.caption_of(tmp_path / "a.mp4") == ""
+    expected = {"latin-1": "must be UTF-8: ", "folder": None}.get(kind, "no file, or a link to none")
+    assert list(captions.unreadable) == ([] if expected is None else [text])
+    assert all(why.startswith(expected) for why in captions.unreadable.values())
+
+
+@pytest.mark.parametrize("mark", ["plan.json", "train.json"])
+def test_results_of_earlier_trainings_are_left_out_and_named(tmp_path, mark):
+    for name in ("a.mp4", "runs/one/x.mp4", f"runs/one/{mark}", "runs/one/deep/y.mp4", "runs/z.mp4", mark):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found, left_out = files_below(tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in found} == {"a.mp4", "runs/z.mp4", mark}
+    assert left_out == {tmp_path / "runs" / "one": f"the results of a training, as there is a {mark}"}
+    assert files_below(tmp_path, leave_out=tmp_path / "runs" / "one") == (found, {})

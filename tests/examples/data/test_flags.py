@@ -1,10 +1,11 @@
 """Command lines: numbers have ranges, flags without effect are refused, and errors end in one line."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
-from data.flags import flag_of, given_names, integer, mistakes_in_one_line, number, refuse_idle
+from data.flags import flag_of, given_names, integer, mistakes_in_one_line, number, path, path_text, refuse_idle
 
 
 def parser():
@@ -71,3 +72,15 @@ def test_mistakes_end_in_one_line(error):
 def test_faults_of_a_program_keep_their_traceback():
     with pytest.raises(KeyError), mistakes_in_one_line("train.py"):
         raise KeyError("a fault")
+
+
+@pytest.mark.parametrize("text", ["", " ", "a\0b", "http://127.0.0.1/x.mp4", "s3://bucket/x", "file:///a"])
+def test_a_path_is_neither_empty_nor_an_address(text):
+    for kind in (path, path_text):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected the name of a file or folder, got"):
+            kind(text)
+
+
+@pytest.mark.parametrize("text", ["a", "a/b.mp4", "/a b", "10:30.mp4", "md5:a/b", ".", "caf\u00e9//x"])
+def test_all_other_paths_are_taken(text):
+    assert path(text) == Path(text) and path_text(text) == text

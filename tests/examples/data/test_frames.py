@@ -11,8 +11,10 @@ from av.video.reformatter import ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from data import frames
+from data.image_reader import read_image
+from data.timeline import read_timeline
 from data.video_folder import VideoFolder
-from data.video_reader import read_image, read_timeline, read_video
+from data.video_reader import read_video
 from video_files import grey_frames, noise, numbers, write
 
 QUARTERS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]  # (a, b, c, d) of turns by 0, 90, 180, 270

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import video_reader
-from data.video_reader import read_image
+from data import image_reader
+from data.image_reader import read_image
 from video_files import cut, noise
 
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]
@@ -94,7 +94,7 @@ def test_images_of_too_many_pixels_are_refused_unread(tmp_path, monkeypatch, wid
 
 MEASURE = """
 import resource, sys
-from data.video_reader import read_image
+from data.image_reader import read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert read_image(sys.argv[1], 64).shape == (3, 64, 64)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
@@ -112,19 +112,19 @@ def test_a_large_legal_image_takes_little_more_than_its_decoded_pixels(tmp_path,
 
 def test_large_images_are_read_one_at_a_time_and_small_ones_together(tmp_path, monkeypatch):
     Image.fromarray(noise(1, 64, 64)[0]).save(tmp_path / "a.png")
-    reading, most, original, together = [], [], video_reader._upright_on_black, threading.Barrier(3)
+    reading, most, original, together = [], [], image_reader._upright_on_black, threading.Barrier(3)
 
     def watched(*args):
         reading.append(1)
         most.append(len(reading))
         with suppress(threading.BrokenBarrierError):
-            together.wait(timeout=30 if video_reader.LARGE == 64 * 64 else 0.2)
+            together.wait(timeout=30 if image_reader.LARGE == 64 * 64 else 0.2)
         reading.pop()
         return original(*args)
 
-    monkeypatch.setattr(video_reader, "_upright_on_black", watched)
+    monkeypatch.setattr(image_reader, "_upright_on_black", watched)
     for large, expected in ((64 * 64, 3), (64 * 64 - 1, 1)):
-        monkeypatch.setattr(video_reader, "LARGE", large)
+        monkeypatch.setattr(image_reader, "LARGE", large)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(read_image, [tmp_path / "a.png"] * 3))
         assert max(most) == expected

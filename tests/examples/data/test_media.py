@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 
+from data.clip_arguments import MAX_FPS, MIN_FPS
 from data.media import write_curves, write_gif, write_mp4, write_plots, write_sheet
 from data.video_reader import read_video
 
@@ -144,7 +145,7 @@ def test_wrong_arguments_are_refused(tmp_path):
         for shape in [(3, 64, 48), (1, 3, 64, 48), (3, 0, 64, 48)]:
             with pytest.raises(ValueError, match=r"must be \(3, f, h, w\), got"):
                 writer(tmp_path / "a", torch.zeros(shape), 8)
-        with pytest.raises(ValueError, match=r"fps must be above 0 .* got 0"):
+        with pytest.raises(ValueError, match=r"fps must be at least 0.01 .* got 0"):
             writer(tmp_path / "a", video, 0)
     with pytest.raises(ValueError, match="at most 50, got 60"):
         write_gif(tmp_path / "a", video, 60)
@@ -171,3 +172,23 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_mp4(tmp_path / "a.mp4", smooth_video(5), 8)
     assert (tmp_path / "a.mp4").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name", ["10:30.mp4", "md5:a.mp4", "tee:a.mp4", "pipe:1", "a%03d.mp4", "http:/127.0.0.1/a.mp4"]
+)
+@pytest.mark.parametrize("writer", [write_mp4, write_gif])
+def test_names_are_never_written_as_addresses_or_patterns(tmp_path, monkeypatch, capfd, writer, name):
+    monkeypatch.chdir(tmp_path)
+    writer(name, smooth_video(3), 8)
+    assert read_video(tmp_path / name)[0].shape[1] == 3
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name] and not capfd.readouterr().out
+
+
+@pytest.mark.parametrize("writer", [write_mp4, write_gif])
+def test_the_slowest_and_the_fastest_rate_can_be_read_again(tmp_path, writer):
+    for fps in (MIN_FPS, 50 if writer is write_gif else MAX_FPS):
+        writer(tmp_path / "a", smooth_video(3), fps)
+        assert read_video(tmp_path / "a")[1] == pytest.approx(fps)
+    with pytest.raises(ValueError, match=r"at least 0\.01 .* got 0\.009"):
+        writer(tmp_path / "a", smooth_video(3), 0.009)

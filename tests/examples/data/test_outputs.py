@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from data.outputs import alone, check_writable, written
+from data.outputs import alone, check_writable, together, written
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -45,3 +46,35 @@ def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
         assert all(path.name.startswith(".") for path in (tmp_path / "out").iterdir())
     with alone(tmp_path / "out"):
         pass
+
+
+def test_files_appear_together_or_not_at_all(tmp_path):
+    paths = [tmp_path / name for name in ("a.txt", "b.txt")]
+    with together():
+        for path in paths:
+            with written(path) as temporary:
+                temporary.write_text("one")
+            assert not path.exists()
+    assert [path.read_text() for path in paths] == ["one", "one"]
+    with pytest.raises(RuntimeError), together():
+        with written(paths[0]) as temporary:
+            temporary.write_text("two")
+        with written(paths[1]) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert [path.read_text() for path in paths] == ["one", "one"] and sorted(tmp_path.iterdir()) == paths
+    with written(paths[0]) as temporary:
+        temporary.write_text("three")
+    assert paths[0].read_text() == "three"
+
+
+def test_errors_of_the_system_name_the_file_and_not_its_temporary_name(tmp_path):
+    for path in (tmp_path / "a.txt", Path("a.txt")):
+        with pytest.raises(FileNotFoundError) as missing, written(path) as temporary:
+            temporary.read_text()
+        assert str(missing.value) == f"[Errno 2] No such file or directory: '{path}'"
+    with pytest.raises(FileNotFoundError, match="other"), written(tmp_path / "a.txt"):
+        (tmp_path / "other").read_text()
+    with pytest.raises(OSError, match="too long") as long:
+        check_writable(tmp_path / ("n" * 250))
+    assert ".tmp" not in str(long.value)

@@ -10,6 +10,8 @@ from data.runs import (
     add_sampling,
     asked_sampling,
     check_sampling,
+    load_model,
+    load_tokenizer,
     planned_sampling,
     read_json,
     read_plan,
@@ -18,7 +20,7 @@ from data.runs import (
     whole_curves,
     write_rows,
 )
-from data.word_vectors import words_of
+from data.word_vectors import WordVectors, words_of
 from phenaki_pytorch import SelfCritic
 from phenaki_pytorch.priors.decoding import sampling_options
 
@@ -39,8 +41,10 @@ def test_a_file_that_holds_no_json_object_is_named(tmp_path, held):
         ({"arguments": {"cond_scale": float("nan")}}, "cond_scale must be finite"),
         ({"arguments": {"token_temperature": [1.0, "b"]}}, "token_temperature"),
         ({"arguments": {"token_temperature": [1.0]}}, "token_temperature"),
-        ({"arguments": {"fps": "8"}}, "fps must be above 0"),
-        ({"arguments": {"fps": float("inf")}}, "fps must be above 0"),
+        ({"arguments": {"cond_scale": None}}, "cond_scale"),
+        ({"arguments": {"sampling_steps": None}}, "steps"),
+        ({"arguments": {"fps": "8"}}, "fps must be at least 0.01"),
+        ({"arguments": {"fps": float("inf")}}, "fps must be at least 0.01"),
         ({"arguments": {"stride": 0}}, "stride must be a whole number"),
         ({"arguments": {"model": ["a"]}}, "arguments model must be the name of a folder"),
         ({"tokenizer": 3}, "tokenizer must be the name of a folder"),
@@ -53,6 +57,29 @@ def test_a_plan_with_wrong_values_is_named(tmp_path, plan, message):
     for read in (read_plan, lambda folder: unknown_words(folder, ["red"])):
         with pytest.raises(ValueError, match=rf"plan\.json: .*{message}"):
             read(tmp_path / "model")
+
+
+# models
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_run_in_place_of_its_model_is_answered_with_the_folder_of_the_model(tmp_path, load):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ValueError, match=f"in {tmp_path}: expected {tmp_path / 'model'}$"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="expected the folder model/"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("config", [{}, {"dim_context": "wide"}, {"dim_context": None}, {"dim_context": 32}])
+def test_a_config_without_the_right_text_width_is_refused(tmp_path, config):
+    tiny_phenaki(dim_context=64, text_encoder=WordVectors()).save_pretrained(tmp_path)
+    path = tmp_path / "maskgit" / "config.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | config if config else {}))
+    message = "with another text encoder, 32 wide" if config.get("dim_context") == 32 else "config.json"
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path)
 
 
 # curves

@@ -79,3 +79,12 @@ def test_what_lies_in_the_results_and_in_hidden_folders_is_no_data(tmp_path, ima
     videos, images = captioned_data(arguments(**options))
     assert videos.files == ["a.mp4"]
     assert images is None if images_are_in != "pictures" else images.files == ["pictures/picture.png"]
+
+
+def test_a_folder_of_images_alone_is_trained_on_without_videos(tmp_path):
+    Image.fromarray(noise(1)[0]).save(tmp_path / "picture.png")
+    options = {"data": str(tmp_path), "out": tmp_path / "runs", "flip": False, "fps": None, "stride": 1}
+    with pytest.raises(ValueError, match="has images and no videos: expected --video-weight 0"):
+        captioned_data(arguments(**options))
+    videos, images = captioned_data(arguments(**options, video_weight=0))
+    assert videos is None and images.files == ["picture.png"]

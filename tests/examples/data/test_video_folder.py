@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data.image_reader import read_image
 from data.video_folder import ImageFolder, VideoFolder
-from data.video_reader import read_image, read_video
+from data.video_reader import read_video
 from video_files import cut, grey_frames, noise, numbers, write, write_gif, write_webm
 
 
@@ -300,3 +301,26 @@ def test_long_lists_of_files_are_shortened(tmp_path):
     with pytest.raises(ValueError, match=r"got 100 files \(.xyz\)") as refused:
         VideoFolder(tmp_path, size=16, num_frames=2)
     assert str(refused.value).count("\n") == 21
+
+
+def test_texts_that_cannot_be_read_are_skipped_and_their_videos_stay(tmp_path):
+    for name in "abcd":
+        write(tmp_path / f"{name}.mp4", grey_frames(4))
+    (tmp_path / "a.txt").symlink_to("gone.txt")
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (tmp_path / "d.txt").write_text("a dog")
+    dataset, [skipped, missing] = files_and_warnings(tmp_path, VideoFolder, num_frames=2)
+    assert dataset.captions == ["", "", "", "a dog"] and "3 of 4 files have no caption" in missing
+    assert [path.name for path in dataset.skipped] == ["a.txt", "b.txt", "c.txt"]
+    assert "must be UTF-8" in dataset.skipped[tmp_path / "c.txt"] and all(f"{n}.txt: " in skipped for n in "abc")
+
+
+def test_results_of_earlier_trainings_are_named_once_and_are_no_data(tmp_path):
+    write(tmp_path / "a.mp4", grey_frames(4))
+    for name in ("old/tokenizer/sample.gif", "old/tokenizer/more/sample.gif"):
+        write_gif(tmp_path / name, grey_frames(4))
+    (tmp_path / "old" / "tokenizer" / "plan.json").write_text("{}")
+    dataset, [said] = files_and_warnings(tmp_path, VideoFolder, num_frames=2)
+    assert dataset.files == ["a.mp4"] and list(dataset.skipped) == [tmp_path / "old" / "tokenizer"]
+    assert said.count("old/tokenizer: the results of a training, as there is a plan.json") == 1

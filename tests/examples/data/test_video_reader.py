@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from data import video_reader
+from data.timeline import read_timeline
 from data.video_folder import VIDEO_SUFFIXES
-from data.video_reader import read_timeline, read_video
+from data.video_reader import read_video
 from video_files import cut, grey_frames, noise, numbers, write, write_gif, write_webm
 
 CODECS = {".mpg": "mpeg2video", ".mpeg": "mpeg1video", ".wmv": "wmv2", ".avi": "mpeg4", ".ogv": "libvpx"}

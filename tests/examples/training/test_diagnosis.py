@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from training import loop
-from training.diagnosis import Diagnosis
+from training.diagnosis import Diagnosis, check_loss
 from training.loop import Recipe, fit
 
 RESULTS = Path(__file__).parent.parent.parent.parent / "examples" / "results"
@@ -29,8 +29,6 @@ def warnings(*rows, done=0.5):
 @pytest.mark.parametrize(
     "row, words",
     [
-        (TOKENIZER | {"loss": math.nan}, "not a finite number"),
-        (TOKENIZER | {"loss": math.inf}, "not a finite number"),
         (TOKENIZER | {"entropy": 0.6}, "codebook collapse"),
         (PRIOR | {"blank_loss": 1.69}, "the text is ignored"),
         (PRIOR | {"blank_loss": 1.75}, "the text is ignored"),
@@ -46,11 +44,17 @@ def test_a_row_without_a_failure_gives_no_warning(row):
     assert warnings(row) == []
 
 
-def test_at_first_only_a_loss_that_is_not_finite_is_a_failure():
+def test_at_first_there_is_no_warning():
     early = (TOKENIZER | {"entropy": 0.0}, PRIOR | {"blank_loss": 1.7})
     assert warnings(*early, done=0.19) == []
     assert len(warnings(*early, done=0.2)) == 2
-    assert len(warnings(PRIOR | {"loss": math.nan}, done=0.01)) == 1
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_an_error(loss):
+    check_loss(1e30, 7)
+    with pytest.raises(ValueError, match="the loss is not a finite number, step 7: lower --lr, or use --precision no"):
+        check_loss(loss, 7)
 
 
 @pytest.mark.parametrize("name", ["cvivit32", "vit32", "mixed", "loss_terms_pixels", "loss_terms_full"])

@@ -1,6 +1,9 @@
 """The training loop: learning rate, optimizers, checkpoints, and resuming."""
 
 import itertools
+import math
+import resource
+import signal
 
 import pytest
 import torch
@@ -9,7 +12,8 @@ from torch import nn
 
 from conftest import same_state, state, tiny_maskgit
 from training import loop
-from training.loop import Recipe, build_optimizers, fit, load_newest, lr_factor, save_checkpoint
+from training.checkpoints import load_newest, save_checkpoint
+from training.loop import Recipe, build_optimizers, fit, lr_factor
 
 
 @pytest.mark.parametrize("schedule, last", [("cosine", 0.02), ("constant", 1.0)])
@@ -45,6 +49,38 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_read(tmp_path, caps
     checkpoint = load_newest(tmp_path)
     assert checkpoint["step"] == 2 and (checkpoint["weights"] == 2).all()
     assert str(newest) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("held", [b"", b"no checkpoint", b"PK\x03\x04"])
+def test_checkpoints_of_which_none_can_be_read_are_not_begun_anew(tmp_path, capsys, held):
+    paths = [tmp_path / f"step-0000000{step}.pt" for step in (2, 4)]
+    for path in paths:
+        path.write_bytes(held)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read: delete them to begin with step 0"):
+        load_newest(tmp_path)
+    said = capsys.readouterr().out
+    assert all(f"cannot read the checkpoint {path} (" in said for path in paths)
+
+
+def test_an_empty_newest_checkpoint_is_named_and_the_one_before_it_read(tmp_path, capsys):
+    save_checkpoint(tmp_path, {"step": 2})
+    (tmp_path / "step-00000004.pt").touch()
+    assert load_newest(tmp_path) == {"step": 2}
+    assert "cannot read the checkpoint" in capsys.readouterr().out
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_named_and_leaves_nothing(tmp_path):
+    save_checkpoint(tmp_path, {"step": 2})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signalled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step-00000004\.pt"):
+            save_checkpoint(tmp_path, {"step": 4, "weights": torch.randn(2**16)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signalled)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.pt"]
 
 
 class Noisy(nn.Module):
@@ -89,3 +125,19 @@ def test_a_new_training_deletes_old_checkpoints(tmp_path, noisy):
     save_checkpoint(tmp_path / "run", {"step": 1000})
     noisy("run")
     assert [path.name for path in sorted((tmp_path / "run").glob("*.pt"))] == ["step-00000006.pt", "step-00000008.pt"]
+
+
+@pytest.mark.parametrize("bad", range(8))
+def test_a_loss_that_is_not_finite_ends_the_training_before_its_weights_are_measured_or_saved(
+    tmp_path, monkeypatch, bad
+):
+    monkeypatch.setattr(loop, "write_curves", lambda *_: None)
+    batches = [{"x": torch.full((2, 3), math.nan if step == bad else 1.0)} for step in range(8)]
+    recipe = Recipe(steps=8, lr=0.1, seed=0, log_every=3, checkpoint_every=2)
+    measured = []
+    watch = {"evaluate": lambda model: measured.append(model.weight.isfinite().all()) or {}, "resume": False}
+    with pytest.raises(ValueError, match="the loss is not a finite number"):
+        fit("test", Accelerator(cpu=True), (model := Noisy()), model, batches, recipe, tmp_path, **watch)
+    assert all(measured)
+    for path in tmp_path.glob("step-*.pt"):
+        assert int(path.stem[5:]) <= bad
