@@ -22,6 +22,8 @@ MAX_FRAME = 2**26  # pixels, as 8192 × 8192: a few bytes of a file can ask for 
 UNSPECIFIED = 2  # FFmpeg's number for a colour space that a file does not name
 PROGRESSIVE = 1  # its number for frames that are whole, and not two fields; 0 is unknown
 LONG = 8  # times as long as a size asks for: what is beyond is cut off before it is resized, which needs its memory
+# Of FFmpeg's scaler. What has threads cannot be freed in a forked process, such as a worker of a DataLoader.
+THREADS = 1
 HDR = {int(ColorTrc.SMPTE2084): "PQ", int(ColorTrc.ARIB_STD_B67): "HLG"}
 
 
@@ -54,7 +56,7 @@ def pixels_shown(frame: av.VideoFrame, aspect: float = 1) -> Tensor:
     width = max(1, round(frame.width * aspect))
     check_frame_size(width, frame.height)
     clear = any(component.is_alpha for component in frame.format.components)
-    layout = {"format": "rgba" if clear else "rgb24", "width": width, "interpolation": FINE}
+    layout = {"format": "rgba" if clear else "rgb24", "width": width, "interpolation": FINE, "threads": THREADS}
     pixels = frame.to_ndarray(**layout, src_colorspace=_colours_of(frame))
     if clear:
         pixels = (pixels[..., :3].astype(np.uint16) * pixels[..., 3:] // 255).astype(np.uint8)

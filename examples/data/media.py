@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from data.clip_arguments import MAX_FPS, MIN_FPS
-from data.frames import FINE
+from data.frames import FINE, THREADS
 from data.outputs import written
 
 # crf 8 is nearly lossless, and small videos stay small. chromaloc: colour is sampled at the centre of 2 × 2 pixels.
@@ -68,12 +68,15 @@ def write_mp4(path: str | Path, video: Tensor, fps: float) -> None:
     with written(path) as temporary, av.open(_as_file(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=H264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        codec = stream.codec_context  # without these marks players guess what the colours mean
+        codec = stream.codec_context
+        codec.thread_count = THREADS
+        # Without these marks players guess what the colours mean.
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=FINE)
+            colours = {"format": "yuv420p", "dst_colorspace": Colorspace.ITU709}
+            frame = frame.reformat(**colours, interpolation=FINE, threads=THREADS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
@@ -89,6 +92,7 @@ def write_gif(path: str | Path, video: Tensor, fps: float, scale: int = 1) -> No
     loop = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}
     with written(path) as temporary, av.open(_as_file(temporary), "w", format="gif", options=loop) as container:
         stream = container.add_stream("gif", rate=100)
+        stream.codec_context.thread_count = THREADS
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "pal8"
         for start, pixels in zip(starts, frames):
             frame = av.VideoFrame.from_ndarray(_paletted(pixels), format="pal8")

@@ -16,7 +16,7 @@ from av.stream import Disposition
 
 from data.file_errors import naming
 from data.file_lengths import promised_bytes
-from data.frames import check_frame_size, note_on
+from data.frames import THREADS, check_frame_size, note_on
 
 # What FFmpeg may take a file for. It does not look at the suffix, and it knows formats that open other files: playlists
 # and lists of images.
@@ -82,7 +82,7 @@ def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = max(streams, key=lambda each: bool(each.disposition & Disposition.default))
     codec = stream.codec_context
     check_frame_size(codec.width, codec.height)
-    codec.thread_count = 1  # the workers of a DataLoader already run in parallel
+    codec.thread_count = THREADS
     return stream
 
 

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from data.clip_arguments import as_path, as_size, check_rate, check_repeats, whole
-from data.frames import fit, pixels_shown
+from data.frames import THREADS, fit, pixels_shown
 from data.timeline import opened, read_timeline
 
 DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these drop the transparency
@@ -58,7 +58,7 @@ def _frames(container: av.container.InputContainer, stream: av.VideoStream) -> I
         yield from container.decode(stream)
         return
     decoder = av.CodecContext.create(DECODERS[name], "r")
-    decoder.thread_count = 1
+    decoder.thread_count = THREADS
     for packet in container.demux(stream):
         yield from decoder.decode(packet)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -192,3 +193,28 @@ def test_the_slowest_and_the_fastest_rate_can_be_read_again(tmp_path, writer):
         assert read_video(tmp_path / "a")[1] == pytest.approx(fps)
     with pytest.raises(ValueError, match=r"at least 0\.01 .* got 0\.009"):
         writer(tmp_path / "a", smooth_video(3), 0.009)
+
+
+FORKED = """
+import gc, os, signal, sys, torch
+from data.media import write_mp4
+from data.video_reader import read_video
+
+gc.disable()  # what is read and written becomes garbage that is not collected yet
+for _ in range(3):
+    write_mp4(sys.argv[1], torch.rand(3, 8, 256, 256), 8)
+    read_video(sys.argv[1], size=64)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    gc.collect()
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+def test_a_forked_process_can_collect_what_was_read_and_written_before_the_fork(tmp_path):
+    """As the workers of a DataLoader do: a decoder, scaler or encoder with threads would wait for them for ever."""
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", FORKED, str(tmp_path / "a.mp4")]
+    assert subprocess.run(command, env=environment, timeout=100).returncode == 0
