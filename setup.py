@@ -31,6 +31,7 @@ setup(
     ],
     extras_require={
         "examples": EXAMPLES,
+        "doom": [*EXAMPLES, "vizdoom>=1.3"],
         "test": [
             *EXAMPLES,
             "peft>=0.17",
