@@ -1,4 +1,4 @@
-"""Phenaki: text to video of any length. The public names, in the order in which data flows."""
+"""Phenaki and VideoGPT: video of any length from text, frames, actions or classes. The public names."""
 
 from beartype import BeartypeConf
 from beartype.claw import beartype_this_package
@@ -9,31 +9,50 @@ beartype_this_package(
     conf=BeartypeConf(
         is_pep484_tower=True,
         violation_param_type=TypeError,
-        claw_skip_package_names=("phenaki_pytorch.layers", "phenaki_pytorch.tokenizers.causal_vit"),
+        claw_skip_package_names=(
+            "phenaki_pytorch.layers",
+            "phenaki_pytorch.priors.gpt_blocks",
+            "phenaki_pytorch.tokenizers.causal_vit",
+        ),
     )
 )
 
+from phenaki_pytorch.conditions.frames import FrameEncoder, FrameMapEncoder  # noqa: E402
 from phenaki_pytorch.conditions.t5 import T5TextEncoder  # noqa: E402
-from phenaki_pytorch.layers.transformer import checkpoint_activations  # noqa: E402
+from phenaki_pytorch.core.modules import checkpoint_activations  # noqa: E402
 from phenaki_pytorch.phenaki import Phenaki  # noqa: E402
+from phenaki_pytorch.priors.autoregressive import RasterOptions  # noqa: E402
 from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic  # noqa: E402
 from phenaki_pytorch.priors.decoding import SamplingOptions  # noqa: E402
 from phenaki_pytorch.priors.distillation import GuidedTeacher  # noqa: E402
+from phenaki_pytorch.priors.gpt import GPT  # noqa: E402
 from phenaki_pytorch.priors.maskgit import MaskGit  # noqa: E402
 from phenaki_pytorch.tokenizers.cvivit import CViViT  # noqa: E402
-from phenaki_pytorch.tokenizers.discriminators import Discriminator  # noqa: E402
-from phenaki_pytorch.tokenizers.losses import LossWeights  # noqa: E402
+from phenaki_pytorch.tokenizers.discriminators import Discriminator, PatchDiscriminator  # noqa: E402
+from phenaki_pytorch.tokenizers.losses import LAION_WEIGHTS, LossWeights  # noqa: E402
+from phenaki_pytorch.tokenizers.vqgan import VQGAN  # noqa: E402
+from phenaki_pytorch.tokenizers.vqvae import VQVAE  # noqa: E402
+from phenaki_pytorch.videogpt import VideoGPT  # noqa: E402
 
 __all__ = [
+    "GPT",
+    "LAION_WEIGHTS",
+    "VQGAN",
+    "VQVAE",
     "CViViT",
     "Discriminator",
+    "FrameEncoder",
+    "FrameMapEncoder",
     "GuidedTeacher",
     "LossWeights",
     "MaskGit",
+    "PatchDiscriminator",
     "Phenaki",
+    "RasterOptions",
     "SamplingOptions",
     "SelfCritic",
     "T5TextEncoder",
     "TokenCritic",
+    "VideoGPT",
     "checkpoint_activations",
 ]

@@ -7,6 +7,7 @@ b = batch · c = channels · f = frames · t, h, w = grid of ids
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -16,6 +17,24 @@ from phenaki_pytorch.core.checks import check_items
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
 OVERLAP = 5  # frames, the paper's
+
+
+class Window(NamedTuple):
+    """What a window goes on from.
+
+    ids     of its first time steps, (b, s, h, w); None: nothing is given
+    frames  whose ids these are, (b, c, f, h, w), or None
+    made    how many new frames there are already
+    """
+
+    ids: Tensor | None
+    frames: Tensor | None
+    made: int
+
+    @property
+    def start(self) -> int:
+        """The number of its first frame, where the first new frame of the video is 0."""
+        return self.made - (0 if self.frames is None else self.frames.shape[2])
 
 
 class LongVideo:
@@ -69,18 +88,20 @@ class LongVideo:
 
     def generate(
         self,
-        sample: Callable[[Tensor | None], Tensor],
+        sample: Callable[[Window], Tensor],
         num_frames: int,
         *,
         prime_frames: Tensor | None = None,
         overlap: int | None = None,
+        least: int = 1,
     ) -> Iterator[Tensor]:
         """Yield new frames, (b, c, f, h, w) in [0, 1], of one window after the other, until there are `num_frames`.
 
-        sample        a callable: ids of the first time steps, (b, s, h, w), or None -> ids of a window, (b, t, h, w)
+        sample        a callable: what a window begins with -> its ids, (b, t, h, w)
         prime_frames  (b, c, f, h, w) to go on from: the last ones, as many as the tokenizer takes and the window has
                       room for; from longer ones the last `overlap`
         overlap       see `check_overlap`
+        least         frames that a further window has to share with those before
 
         Raises ValueError, before anything is sampled, for an overlap that does not fit, and where a further window is
         needed that can share no frames.
@@ -88,15 +109,18 @@ class LongVideo:
         known = 0 if prime_frames is None else prime_frames.shape[2]
         if overlap is not None or known >= self.window or self._kept(known, 0) + num_frames > self.window:
             overlap = self.check_overlap(overlap)
+            if overlap < least:
+                raise ValueError(f"windows must share at least {least} frames, got an overlap of {overlap}")
         return self._windows(sample, num_frames, prime_frames, overlap or 0)
 
     def _windows(
-        self, sample: Callable[[Tensor | None], Tensor], num_frames: int, recent: Tensor | None, overlap: int
+        self, sample: Callable[[Window], Tensor], num_frames: int, recent: Tensor | None, overlap: int
     ) -> Iterator[Tensor]:
         made = 0
         while made < num_frames:
             kept = self._kept(0 if recent is None else recent.shape[2], overlap)
-            ids = sample(self.tokenizer.encode(recent[:, :, -kept:]) if kept else None)
+            known = recent[:, :, -kept:] if kept else None
+            ids = sample(Window(None if known is None else self.tokenizer.encode(known), known, made))
             new = self.tokenizer.decode(ids)[:, :, kept:].clamp(0, 1)
             recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
             made += new.shape[2]

@@ -8,7 +8,6 @@
 b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
 """
 
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,22 +17,22 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.conditions.t5 import T5TextEncoder
 from phenaki_pytorch.conditions.texts import Texts
 from phenaki_pytorch.core.checks import batch_of
 from phenaki_pytorch.core.contracts import TextEncoder
-from phenaki_pytorch.core.lengths import real_tokens, zero_padding
+from phenaki_pytorch.core.lengths import real_tokens
 from phenaki_pytorch.core.modules import through_call, uncompiled
-from phenaki_pytorch.core.saving import CONFIG, Pretrained, Stage, built, read_config, write_config
+from phenaki_pytorch.core.saving import Pretrained, Stage, read_config, write_config
+from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
 from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, check_critic_options, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
 from phenaki_pytorch.priors.maskgit import MaskGit
-from phenaki_pytorch.tokenizers.cvivit import CViViT
+from phenaki_pytorch.saved_systems import check_parts, saved_text_encoder, warn_of_parts
 
 CRITICS = {kind.__name__: kind for kind in (TokenCritic, SelfCritic)}  # by the name that is saved
-TOKENIZER = ("encode", "decode", "grid", "num_frames", "codebook_size")
+PARTS = {"cvivit": KINDS, "critic": CRITICS}
 
 
 class PhenakiLosses(NamedTuple):
@@ -47,7 +46,7 @@ class PhenakiLosses(NamedTuple):
 class Phenaki(Pretrained):
     """Learns from captioned video and generates video from text.
 
-    cvivit        the tokenizer, trained: CViViT, or any module with its encode, decode, grid, num_frames and
+    cvivit        the tokenizer, trained: CViViT, VQGAN, VQVAE, or any module with encode, decode, grid, num_frames and
                   codebook_size. It is frozen here: in eval mode for good, its parameters without gradient
     maskgit       the MaskGit to train; a window, the video of one pass, has its grid
     text_encoder  a T5 name or directory, or any callable texts -> (embeddings (b, m, d), bool mask (b, m)); unused
@@ -68,24 +67,14 @@ class Phenaki(Pretrained):
         super().__init__()
         if not isinstance(uncompiled(maskgit), MaskGit):
             raise TypeError(f"maskgit must be a MaskGit, got a {type(maskgit).__name__}")
-        if missing := [name for name in TOKENIZER if not hasattr(cvivit, name)]:
-            raise TypeError(f"cvivit must have {', '.join(TOKENIZER)}; {type(cvivit).__name__} lacks {missing}")
-        self.cvivit = cvivit.requires_grad_(False).eval()
+        self.cvivit = frozen_tokenizer("cvivit", cvivit, maskgit, "maskgit")
         self.maskgit = maskgit
         self.critic = critic
         if critic is not None:
             if not isinstance(uncompiled(critic), Critic):
                 raise TypeError(f"critic must be a TokenCritic or a SelfCritic, got a {type(critic).__name__}")
             critic.check_fits(maskgit)
-        if maskgit.num_tokens != cvivit.codebook_size:
-            raise ValueError(
-                f"maskgit must have as many tokens as the tokenizer has codes, {cvivit.codebook_size}, "
-                f"got {maskgit.num_tokens}"
-            )
-        grid = cvivit.grid(cvivit.num_frames(maskgit.grid[0]))
-        if grid != maskgit.grid:
-            raise ValueError(f"maskgit's grid must be the tokenizer's, {grid}, got {maskgit.grid}")
-        self._long_video = LongVideo(cvivit, grid)
+        self._long_video = LongVideo(cvivit, maskgit.grid)
         self._texts = Texts(text_encoder, maskgit.dim_context)
 
     @property
@@ -144,8 +133,9 @@ class Phenaki(Pretrained):
             raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         if video_ids is None:
-            video_ids = self.cvivit.encode(videos if frame_mask is None else zero_padding(videos, frame_mask))
-        token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self.cvivit)
+            video_ids, token_mask = encode(self.cvivit, videos, frame_mask)
+        else:
+            token_mask = None if frame_mask is None else real_tokens(frame_mask, video_ids.shape, self.cvivit)
         losses = self.maskgit.losses(video_ids, context, context_mask, token_mask, prime_steps, teacher)
         if self.critic is None:
             return PhenakiLosses(losses.total, losses.total, losses.total.new_zeros(()))
@@ -199,7 +189,7 @@ class Phenaki(Pretrained):
             **sampling,
         )
         windows = self._long_video.generate(
-            lambda ids: sample(prime_ids=ids), num_frames, prime_frames=prime_frames, overlap=overlap
+            lambda window: sample(prime_ids=window.ids), num_frames, prime_frames=prime_frames, overlap=overlap
         )
         return concatenated(windows, num_frames)
 
@@ -276,24 +266,19 @@ class Phenaki(Pretrained):
         names them; they have to be passed to `from_pretrained` again. Directories of an earlier model's parts that
         this one does not have are left as they are, with a warning too.
         """
-        cvivit, critic = uncompiled(self.cvivit), uncompiled(self.critic)
+        critic = uncompiled(self.critic)
         names = {kind: name for name, kind in CRITICS.items()} | {type(None): None}
         config = {
             "text_encoder": self._texts.config(self.GIVEN),
-            "cvivit": "cvivit" if isinstance(cvivit, CViViT) else self.GIVEN,
+            "cvivit": kind_of(self.cvivit),
             "critic": names.get(type(critic), self.GIVEN),
         }
         write_config(directory, config, stage)
-        if config["cvivit"] != self.GIVEN:
-            cvivit.write_to(directory / "cvivit", stage)
+        save_tokenizer(self.cvivit, directory / "cvivit", stage)
         uncompiled(self.maskgit).write_to(directory / "maskgit", stage)
         if config["critic"] in CRITICS:
             critic.write_to(directory / "critic", stage)
-        if left_out := [name for name, value in config.items() if value == self.GIVEN]:
-            warnings.warn(f"left out of the saved model, to be given to from_pretrained: {left_out}", stacklevel=5)
-        others = {"cvivit": config["cvivit"] == self.GIVEN, "critic": config["critic"] not in CRITICS}
-        if old := [name for name, is_other in others.items() if is_other and (directory / name).exists()]:
-            warnings.warn(f"{directory} holds parts of an earlier model, which are not this one's: {old}", stacklevel=5)
+        warn_of_parts(directory, config, PARTS)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":
@@ -304,31 +289,14 @@ class Phenaki(Pretrained):
         """
         quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
         config = read_config(directory, cls.GIVEN, given)
-        _check_names(Path(directory) / CONFIG, config, given)
-        if config["cvivit"] == "cvivit":
-            config["cvivit"] = CViViT.from_pretrained(Path(directory) / "cvivit", **quantizer)
-        elif quantizer:
-            raise ValueError("the tokenizer is the user's own: expected cvivit=, got quantizer=")
-        if config["text_encoder"] is None:
-            del config["text_encoder"]
-        elif isinstance(config["text_encoder"], dict):
-            config["text_encoder"] = built(T5TextEncoder, Path(directory) / CONFIG, config["text_encoder"])
+        if config.get("cvivit") == "cvivit":
+            config["cvivit"] = "CViViT"  # what was saved when there was one kind
+        check_parts(directory, config, given, PARTS, optional=["critic"])
+        config["cvivit"] = load_tokenizer(config["cvivit"], Path(directory) / "cvivit", quantizer)
+        encoder = saved_text_encoder(directory, config)
+        del config["text_encoder"]
         config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
         if config.get("critic") in CRITICS:
             backbone = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
             config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **backbone)
-        return cls(**config)
-
-
-def _check_names(path: Path, config: dict, given: dict) -> None:
-    """Refuse, with a ValueError, what `write_to` does not write."""
-    if missing := {"text_encoder", "cvivit"} - config.keys():
-        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
-    if foreign := config.keys() - {"text_encoder", "cvivit", "critic"}:
-        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}, which no Phenaki has")
-    for name, known in (("cvivit", ["cvivit"]), ("critic", [None, *CRITICS])):
-        if name not in given and config.get(name) not in known:
-            raise ValueError(f"{path} must have one of {known} as {name}, got {config[name]!r}")
-    encoder = config["text_encoder"]
-    if "text_encoder" not in given and not isinstance(encoder, dict | str | None):
-        raise ValueError(f"{path} must have the arguments of a T5TextEncoder as text_encoder, got {encoder!r}")
+        return cls(**config, **encoder)

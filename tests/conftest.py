@@ -5,7 +5,19 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import nn
 
-from phenaki_pytorch import CViViT, Discriminator, MaskGit, Phenaki, TokenCritic
+from phenaki_pytorch import (
+    GPT,
+    VQGAN,
+    VQVAE,
+    CViViT,
+    Discriminator,
+    FrameEncoder,
+    FrameMapEncoder,
+    MaskGit,
+    Phenaki,
+    TokenCritic,
+    VideoGPT,
+)
 
 pytest_plugins = ["t5_models"]
 
@@ -116,6 +128,34 @@ def tiny_cvivit(**changes):
     return CViViT(**{**sizes, **changes})
 
 
+def tiny_vqvae(*, trained=True, **changes):
+    """Clips of up to 12 frames of 16×16 pixels, strides 2×8×8: (t, 2, 2) ids of 32 codes, which a batch has set."""
+    sizes = {
+        "video_shape": (12, 16, 16),
+        "strides": (2, 8, 8),
+        "dim": 8,
+        "depth": 1,
+        "codebook_size": 32,
+        "code_dim": 8,
+    }
+    model = VQVAE(**{**sizes, **changes})
+    return with_codes(model) if trained else model
+
+
+def tiny_vqgan(*, trained=True, **changes):
+    """1 + 2k frames of 16×16 pixels: (t, 2, 2) ids of 32 codes, which batches have set."""
+    sizes = {"image_size": 16, "codebook_size": 32, "code_dim": 8, "dim": 16, "depth": 1}
+    model = VQGAN(**{**sizes, **changes})
+    return with_codes(model, batches=10) if trained else model
+
+
+def with_codes(tokenizer, batches=1):
+    """The tokenizer after batches that have given it codes: 4 tokens or more for each of 32."""
+    for _ in range(batches):
+        tokenizer(torch.rand(8, 3, tokenizer.num_frames(4), *tokenizer.image_size))
+    return tokenizer
+
+
 def make_ids(b=2, grid=(6, 2, 2)):
     """Random ids of the tiny MaskGit."""
     return torch.randint(0, 32, (b, *grid))
@@ -143,6 +183,43 @@ def tiny_maskgit(**changes):
         "dim_context": 12,
     }
     return MaskGit(**{**sizes, **changes})
+
+
+def tiny_gpt(*, started=True, **changes):
+    """A window of (6, 2, 2) ids. `started`: the last layer is not 0, as it is at first, so that logits differ."""
+    sizes = {"num_tokens": 32, "grid": (6, 2, 2), "dim": 24, "depth": 2, "heads": 2}
+    model = GPT(**{**sizes, **changes})
+    if started:
+        nn.init.normal_(model.to_logits.weight, std=0.2)
+    return model
+
+
+def tiny_frame_encoder(**changes):
+    """Vectors of width 12."""
+    return FrameEncoder(**{"dims": (4, 12), "depths": (1, 1), **changes})
+
+
+def tiny_frame_map_encoder(**changes):
+    """Maps of width 12 of frames of 16×16 pixels."""
+    return FrameMapEncoder(**{"image_size": 16, "dims": (4, 12), "depths": (1, 1), **changes})
+
+
+def tiny_videogpt(*, tokenizer=None, frame_encoder=None, num_classes=None, dim_action=None, text_encoder=None, **gpt):
+    """The tiny VQVAE and a GPT that reads its codes, and what the other parts give."""
+    tokenizer = tiny_vqvae() if tokenizer is None else tokenizer
+    width = VideoGPT.condition_width(tokenizer, num_classes, dim_action)
+    sizes = {"code_dim": tokenizer.code_dim, "dim_condition": width}
+    if frame_encoder is not None:
+        kind = "dim_frame_map" if isinstance(frame_encoder, FrameMapEncoder) else "dim_frame_vector"
+        sizes[kind] = frame_encoder.dim
+    return VideoGPT(
+        tokenizer=tokenizer,
+        gpt=tiny_gpt(**{**sizes, **gpt}),
+        frame_encoder=frame_encoder,
+        num_classes=num_classes,
+        dim_action=dim_action,
+        text_encoder=WordEncoder() if text_encoder is None else text_encoder,
+    )
 
 
 def tiny_token_critic(**changes):

@@ -17,9 +17,13 @@ from conftest import (
     seed,
     state,
     tiny_cvivit,
+    tiny_gpt,
     tiny_maskgit,
     tiny_phenaki,
     tiny_token_critic,
+    tiny_videogpt,
+    tiny_vqgan,
+    tiny_vqvae,
 )
 from phenaki_pytorch import CViViT, GuidedTeacher, Phenaki
 from phenaki_pytorch.core import saving
@@ -40,6 +44,30 @@ def test_pixels_of_another_range_are_refused(change):
     for call in (model, model.encode, model.encoder_stream(), lambda v: tiny_phenaki()(v, texts=["a", "b"])):
         with pytest.raises(ValueError, match=r"finite and in \[0, 1\]"):
             call(change(video()))
+
+
+@pytest.mark.parametrize("change", [lambda v: 255 * v, lambda v: v.index_fill(2, torch.tensor(1), NAN)])
+def test_pixels_of_another_range_are_refused_by_the_tokenizers_that_are_not_causal(change):
+    vqvae, vqgan = tiny_vqvae(), tiny_vqgan()
+    before = state(vqvae), state(vqgan)
+    for model, frames in ((vqvae, 6), (vqgan, 5), (tiny_videogpt(tokenizer=vqvae), 6)):
+        calls = (model,) if model not in (vqvae, vqgan) else (model.train(), model.encode, model.features)
+        for call in calls:
+            with pytest.raises(ValueError, match=r"finite and in \[0, 1\]"):
+                call(change(video(f=frames)))
+    assert same_state(before[0], state(vqvae)) and same_state(before[1], state(vqgan))
+
+
+@pytest.mark.parametrize("bad", [NAN, math.inf])
+@pytest.mark.parametrize("build", [tiny_vqvae, tiny_vqgan])
+def test_features_that_are_not_finite_leave_the_codebook_of_averages_as_it_was(build, bad):
+    quantizer = build().quantizer.train()
+    before, features = state(quantizer), torch.randn(2, 64, 8)
+    features[1, 3, 0] = bad
+    quantizer(features)
+    assert same_state(before, state(quantizer))
+    quantizer(features.nan_to_num(0, 0, 0))
+    assert not same_state(before, state(quantizer))
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf])
@@ -63,6 +91,14 @@ def test_what_is_masked_may_hold_anything():
     context = context.masked_fill(~context_mask[..., None], NAN)
     assert torch.equal(model.logits(ids, masked, context, context_mask), expected)
 
+    gpt, context = tiny_gpt(dim_context=12).eval(), context.nan_to_num(0)
+    expected = gpt.logits(ids, context, context_mask)
+    padded = context.masked_fill(~context_mask[..., None], NAN)
+    assert torch.equal(gpt.logits(ids, padded, context_mask), expected)
+    assert torch.equal(
+        *(gpt.generate(context=c, context_mask=context_mask, generator=seed()) for c in (context, padded))
+    )
+
     tokenizer, clip = tiny_cvivit().eval(), video()
     frame_mask = torch.arange(5) < torch.tensor([[5], [3]])
     expected = tokenizer.losses(clip * frame_mask[:, None, :, None, None], frame_mask).total
@@ -73,8 +109,9 @@ def test_what_is_masked_may_hold_anything():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_context_of_any_dtype_is_cast_to_the_models(dtype):
     context, context_mask = make_context()
-    loss = tiny_maskgit()(make_ids(), context.to(dtype), context_mask)
-    assert loss.dtype == torch.float32 and loss.isfinite()
+    for model in (tiny_maskgit(), tiny_gpt(dim_context=12)):
+        loss = model(make_ids(), context.to(dtype), context_mask)
+        assert loss.dtype == torch.float32 and loss.isfinite()
 
 
 @pytest.mark.parametrize("quantizer", ["vq", "lfq", "simvq"])
@@ -107,6 +144,7 @@ def test_pythons_random_numbers_are_left_alone():
     model.generate(["a", "b"], num_frames=5, steps=2, token_temperature=[1.0, 0.5], generator=seed())
     model.generate_story([["a", "b"], ["c", "d"]], num_frames=[5, 4], steps=1, generator=seed())
     tiny_cvivit(image_size=[16, 16], patch_size=[8, 8])
+    tiny_videogpt(grid=(2, 2, 2)).generate(num_frames=3, generator=seed())
     assert random.getstate() == before
 
 
@@ -149,13 +187,16 @@ def test_a_save_that_fails_leaves_the_old_model_whole(tmp_path, monkeypatch):
     assert same_state(state(CViViT.from_pretrained(tmp_path)), state(old))
 
 
-@pytest.mark.parametrize("change", [{"dim": 10**9}, {"spatial_depth": 10**9}, {"nope": 1}, {"heads": 0}, {"dim": 64}])
-def test_a_config_that_does_not_fit_its_weights_is_refused_before_it_is_built(tmp_path, change):
-    model = tiny_cvivit()
+@pytest.mark.parametrize("build", [tiny_cvivit, tiny_gpt])
+@pytest.mark.parametrize("change", [{"dim": 10**9}, {"depths": 10**9}, {"nope": 1}, {"heads": 0}, {"dim": 64}])
+def test_a_config_that_does_not_fit_its_weights_is_refused_before_it_is_built(tmp_path, build, change):
+    model = build()
     model.save_pretrained(tmp_path)
+    if "depths" in change:
+        change = {name: change["depths"] for name in model.config if "depth" in name}
     (tmp_path / "config.json").write_text(json.dumps(model.config | change))
     with pytest.raises(ValueError, match=r"config\.json"):
-        CViViT.from_pretrained(tmp_path)
+        type(model).from_pretrained(tmp_path)
 
 
 def test_damaged_weights_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Two processes over gloo: tokenizer and discriminator train as in one process with the joint batch."""
+"""Two processes over gloo: tokenizers, discriminator and VideoGPT train as in one process with the joint batch."""
 
 import os
 import socket
@@ -10,8 +10,20 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 from vector_quantize_pytorch import VectorQuantize
 
-from conftest import seed, tiny_cvivit, tiny_discriminator
+import conftest
+from conftest import (
+    seed,
+    tiny_cvivit,
+    tiny_discriminator,
+    tiny_frame_map_encoder,
+    tiny_videogpt,
+    tiny_vqgan,
+)
 from phenaki_pytorch import LossWeights
+from tiny_vqvae import tiny_vqvae
+
+# Tiny batches have fewer tokens than a codebook needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens a step are few:UserWarning")
 
 STEPS = 2  # with the R1 penalty, then without
 
@@ -22,10 +34,25 @@ QUANTIZERS = {
     "a given module": {"quantizer": "given"},
     # Quantizers compute in float32: a small weight keeps the rounding of LFQ's entropies below the tolerance.
     "lfq": {"quantizer": "lfq", "quantizer_kwargs": {"entropy_loss_weight": 0.01}},
+    "ema": {"quantizer": "ema", "codebook_size": 12},  # of which some are dead at once, for 48 tokens a step
+    "vqvae": {},
 }
-BEFORE = ("vq", "vq with dead codes", "a given module")
-AFTER = ("vq", "vq with dead codes", "lfq")
-EQUAL_TO_ONE = [("before", "vq"), ("after", "vq"), ("before", "a given module"), ("after", "lfq")]
+# Tokenizers that are not causal. Codes that start or restart are drawn otherwise in two processes than in one, and the
+# batch norm of VQGAN is that of each process.
+FRAME_BY_FRAME = {"strides": (1, 8, 8), "video_shape": (5, 16, 16)}
+OTHERS = {
+    "VQVAE without restarts": lambda: conftest.tiny_vqvae(
+        **FRAME_BY_FRAME, quantizer_kwargs={"threshold_ema_dead_code": 0}
+    ),
+    "VQVAE with restarts": lambda: conftest.tiny_vqvae(**FRAME_BY_FRAME),
+    "VQVAE from the start": lambda: conftest.tiny_vqvae(**FRAME_BY_FRAME, trained=False),
+    "VQGAN": lambda: tiny_vqgan(trained=False),
+}
+BEFORE = ("vq", "vq with dead codes", "a given module", "ema", *OTHERS)
+AFTER = ("vq", "vq with dead codes", "lfq", "ema", "vqvae", *OTHERS)
+SAME_CODES = [(when, name) for when in ("before", "after") for name in ("vq with dead codes", "ema", *OTHERS)]
+EQUAL_TO_ONE = [("before", "vq"), ("after", "vq"), ("before", "a given module"), ("after", "lfq"), ("after", "vqvae")]
+EQUAL_TO_ONE += [("before", "VQVAE without restarts")]
 
 
 def clips():
@@ -45,6 +72,11 @@ class AllTerms(torch.nn.Module):
 
 def build(name):
     torch.manual_seed(0)
+    if name in OTHERS:
+        return AllTerms(OTHERS[name]()).double(), tiny_discriminator(dim=4, r1_every=2).double()
+    if name == "vqvae":  # it measures the variance of the data
+        model = tiny_vqvae(video_shape=(5, 16, 16), strides=(1, 8, 8), dim=6, quantizer="vq")
+        return AllTerms(model).double(), tiny_discriminator(dim=4, r1_every=2).double()
     changes = dict(QUANTIZERS[name])
     if changes.get("quantizer") == "given":
         changes["quantizer"] = VectorQuantize(use_cosine_sim=True, dim=8, codebook_size=32)
@@ -77,12 +109,40 @@ def train_distributed(rank, model, discriminator):
     return {"losses": losses / 2, "model": model.state_dict(), "discriminator": discriminator.state_dict()}
 
 
+def build_videogpt():
+    torch.manual_seed(0)
+    tokenizer, encoder = conftest.tiny_vqvae(), tiny_frame_map_encoder()
+    return tiny_videogpt(tokenizer=tokenizer, frame_encoder=encoder, dim_action=2, grid=(3, 2, 2)).double()
+
+
+def train_videogpt(model, samples):
+    """The losses of some steps with a part of the joint batch."""
+    videos = torch.rand(4, 3, 6, 16, 16, generator=seed(1), dtype=torch.float64)[samples]
+    actions = torch.randn(4, 6, 2, generator=seed(2), dtype=torch.float64)[samples]
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.5), []
+    for _ in range(STEPS):
+        loss = model(videos, actions=actions)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def train_videogpt_distributed(rank, model):
+    losses = train_videogpt(DistributedDataParallel(model), slice(2 * rank, 2 * rank + 2))
+    dist.all_reduce(losses)
+    return {"losses": losses / 2, "model": model.state_dict()}
+
+
 def process(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    cases = {("before", name): build(name) for name in BEFORE}
+    cases, videogpt = {("before", name): build(name) for name in BEFORE}, build_videogpt()
     dist.init_process_group("gloo", rank=rank, world_size=2)
     cases |= {("after", name): build(name) for name in AFTER}
-    torch.save({case: train_distributed(rank, *modules) for case, modules in cases.items()}, folder / f"{rank}.pt")
+    done = {case: train_distributed(rank, *modules) for case, modules in cases.items()}
+    done["VideoGPT"] = train_videogpt_distributed(rank, videogpt)
+    torch.save(done, folder / f"{rank}.pt")
     dist.barrier()
     os._exit(0)  # without destructors: gloo's can wait for a thread that waits for the interpreter
 
@@ -117,11 +177,40 @@ def test_two_processes_train_as_one_with_the_joint_batch(outcomes, case):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_dead_codes_are_replaced_by_the_same_codes_in_all_processes(outcomes, when):
-    first, second = (outcome[when, "vq with dead codes"]["model"] for outcome in outcomes)
-    codebooks = [name for name in first if "codebook" in name]
+def test_codes_that_start_and_restart_as_features_are_the_same_in_all_processes(outcomes, when):
+    first, second = (outcome[when, "ema"]["model"] for outcome in outcomes)
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    codes = first["cvivit.quantizer.quantizer._codebook.embed"][0]
+    assert torch.pdist(codes).min() > 1e-4 and first["cvivit.quantizer.quantizer._codebook.initted"]
+
+
+def test_two_processes_train_videogpt_as_one_with_the_joint_batch(outcomes):
+    first, second = (outcome["VideoGPT"] for outcome in outcomes)
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    model = build_videogpt()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.testing.assert_close(first["losses"], train_videogpt(model, slice(4)))
+    torch.testing.assert_close(first["model"], model.state_dict())
+    assert any(not torch.equal(value, before[name]) for name, value in first["model"].items() if "gpt" in name)
+    assert all(torch.equal(value, before[name]) for name, value in first["model"].items() if "tokenizer" in name)
+
+
+@pytest.mark.parametrize("case", SAME_CODES, ids=str)
+def test_all_processes_have_the_same_codes(outcomes, case):
+    first, second = (outcome[case]["model"] for outcome in outcomes)
+    codebooks = [name for name in first if "codebook" in name or "variance" in name]
     assert codebooks
     for name in codebooks:
         assert torch.equal(first[name], second[name]), name
+    assert all(value.isfinite().all() for value in first.values())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_dead_codes_are_replaced(outcomes, when):
+    first = outcomes[0][when, "vq with dead codes"]["model"]
+    codebooks = [name for name in first if "codebook" in name]
     without = outcomes[0][when, "vq"]["model"]
     assert any(not torch.allclose(without[name], first[name]) for name in codebooks)
+    plain, restarted = (outcomes[0][when, name]["model"] for name in ("VQVAE without restarts", "VQVAE with restarts"))
+    (embed,) = [name for name in plain if name.endswith("_codebook.embed")]
+    assert not torch.allclose(plain[embed], restarted[embed])

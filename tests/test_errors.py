@@ -4,7 +4,7 @@ import pytest
 import torch
 from vector_quantize_pytorch import LFQ, VectorQuantize
 
-from conftest import WordEncoder, tiny_cvivit, tiny_maskgit, tiny_phenaki
+from conftest import WordEncoder, tiny_cvivit, tiny_gpt, tiny_maskgit, tiny_phenaki, tiny_vqgan, tiny_vqvae
 from phenaki_pytorch import Phenaki, T5TextEncoder
 
 
@@ -41,7 +41,7 @@ def mask(*rows):
         ({"spatial_depth": -1}, "spatial_depth must be at least 0, got -1"),
         ({"image_size": 20}, "multiples of the patch 8×8, got 20×20"),
         ({"image_size": (16, 20), "patch_size": (4, 8)}, "multiples of the patch 4×8, got 16×20"),
-        ({"quantizer": "vqvae"}, "'vq', 'lfq', 'fsq', 'simvq'.*got 'vqvae'"),
+        ({"quantizer": "vqvae"}, "'vq', 'ema', 'lfq', 'fsq', 'simvq'.*got 'vqvae'"),
         ({"quantizer": "fsq"}, "make 8192 codes, codebook_size is 32"),
         ({"quantizer": "lfq", "codebook_size": 24}, "lfq must be a power of 2, got 24"),
         ({"quantizer": VectorQuantize(dim=16, codebook_size=32)}, "code_dim is 8, the quantizer given is 16 wide"),
@@ -102,8 +102,10 @@ def test_wrong_frame_masks(frames, message):
     ],
 )
 def test_wrong_ids(codes, message):
-    refused(lambda: tiny_cvivit().decode(codes), message)
+    for tokenizer in (tiny_cvivit(), tiny_vqvae(trained=False), tiny_vqgan(trained=False)):
+        refused(lambda tokenizer=tokenizer: tokenizer.decode(codes), message)
     refused(lambda: tiny_maskgit()(codes, text(len(codes))), message)
+    refused(lambda: tiny_gpt()(codes), message)
     refused(lambda: tiny_phenaki()(video_ids=codes, text_embeds=text(len(codes))), message)
 
 
@@ -214,11 +216,11 @@ def test_masks_of_another_shape():
 def test_parts_that_do_not_fit_each_other():
     refused(lambda: tiny_phenaki(num_tokens=64), "the tokenizer has codes, 32, got 64")
     refused(lambda: tiny_phenaki(grid=(6, 2, 4)), r"tokenizer's, \(6, 2, 2\), got \(6, 2, 4\)")
-    refused(lambda: tiny_phenaki(text_encoder=WordEncoder(13)), "encoder is 13 wide, maskgit's dim_context is 12")
-    refused(lambda: tiny_phenaki(text_encoder="t5-small"), "encoder is 512 wide, maskgit's dim_context is 12")
+    refused(lambda: tiny_phenaki(text_encoder=WordEncoder(13)), "encoder is 13 wide, the model's dim_context is 12")
+    refused(lambda: tiny_phenaki(text_encoder="t5-small"), "encoder is 512 wide, the model's dim_context is 12")
     refused(
         lambda: Phenaki(cvivit=tiny_cvivit(), maskgit=tiny_maskgit(), text_encoder=T5TextEncoder("t5-large")),
-        "1024 wide, maskgit's dim_context is 12",
+        "1024 wide, the model's dim_context is 12",
     )
 
 

@@ -101,6 +101,7 @@ phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
 assert "transformers" not in sys.modules and "socket.connect" not in asked
 print(*phenaki_pytorch.__all__)
 """
-    names = ["CViViT", "Discriminator", "GuidedTeacher", "LossWeights", "MaskGit", "Phenaki", "SamplingOptions"]
-    names += ["SelfCritic", "T5TextEncoder", "TokenCritic", "checkpoint_activations"]
+    names = ["GPT", "LAION_WEIGHTS", "VQGAN", "VQVAE", "CViViT", "Discriminator", "FrameEncoder", "FrameMapEncoder"]
+    names += ["GuidedTeacher", "LossWeights", "MaskGit", "PatchDiscriminator", "Phenaki", "RasterOptions"]
+    names += ["SamplingOptions", "SelfCritic", "T5TextEncoder", "TokenCritic", "VideoGPT", "checkpoint_activations"]
     assert run_installed(unpacked, code) == names

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from phenaki_pytorch import presets
+from phenaki_pytorch import FrameEncoder, VideoGPT, presets
 
 NAMES = [
     "cvivit",
@@ -15,12 +15,25 @@ NAMES = [
     "maskgit_1_8b",
     "maskgit_0_9b",
     "maskgit_prediction",
+    "vqvae_bair",
+    "gpt_bair",
+    "gpt_bair_frames",
+    "videogpt_vizdoom",
+    "vqvae_2x2x2",
+    "gpt_2x2x2",
+    "vqvae_4x2x2",
+    "gpt_4x2x2",
+    "vqgan_laion",
+    "discriminator_laion",
 ]
 
 
-def build(preset, *args):
+def build(preset, *args, **options):
+    """Without memory; ViZDoom's needs a tokenizer, which has no values here, trained or not."""
     with torch.device("meta"):
-        return preset(*args)
+        if preset is presets.videogpt_vizdoom:
+            args = (presets.vqvae_bair(),)
+        return preset(*args, **options)
 
 
 def parameters(module):
@@ -86,6 +99,11 @@ def test_the_prediction_model_is_unconditional_with_dropout():
         (presets.cvivit_bair, 17, (9, 16, 16)),
         (presets.cvivit_kinetics600, 17, (9, 16, 16)),
         (presets.vit_per_frame, 10, (10, 16, 16)),
+        (presets.vqvae_bair, 16, (8, 16, 16)),
+        (presets.vqvae_2x2x2, 16, (8, 32, 32)),
+        (presets.vqvae_4x2x2, 16, (4, 32, 32)),
+        (presets.vqgan_laion, 11, (6, 16, 16)),
+        (presets.vqgan_laion, 1, (1, 16, 16)),
     ],
 )
 def test_grids(preset, num_frames, grid):
@@ -104,8 +122,37 @@ def test_tokenizers_and_maskgits_fit_each_other():
         (presets.cvivit, 11, presets.maskgit_0_9b),
         (presets.cvivit_bair, 17, presets.maskgit_prediction),
         (presets.cvivit_kinetics600, 17, presets.maskgit_prediction),
+        (presets.vqvae_bair, 16, presets.gpt_bair),
+        (presets.vqvae_bair, 16, presets.gpt_bair_frames),
+        (presets.vqvae_2x2x2, 16, presets.gpt_2x2x2),
+        (presets.vqvae_4x2x2, 16, presets.gpt_4x2x2),
     ):
         cvivit, maskgit = build(cvivit), build(maskgit)
         assert cvivit.grid(num_frames) == maskgit.grid
         assert cvivit.codebook_size == maskgit.num_tokens
+        if cvivit.causal is False:
+            assert cvivit.code_dim == maskgit.code_dim
     assert build(presets.maskgit_0_9b, (2, 3, 4)).grid == (2, 3, 4)
+
+
+def test_videogpt_fits_its_frame_encoder_and_the_papers_numbers():
+    tokenizer, gpt, encoder = (build(each) for each in (presets.vqvae_bair, presets.gpt_bair_frames, FrameEncoder))
+    with torch.device("meta"):
+        model = VideoGPT(tokenizer=tokenizer, gpt=gpt, frame_encoder=encoder)
+    assert parameters(model.gpt) + parameters(model.frame_encoder) == 78_490_048
+    assert [parameters(build(preset)) for preset in (presets.vqvae_bair, presets.gpt_bair)] == [21_144_819, 39_903_872]
+
+
+def test_vizdooms_actions_widen_the_condition_of_the_norms():
+    model = build(presets.videogpt_vizdoom, dim_action=3)
+    assert model.labels.width == 2 * 3
+    assert parameters(model.gpt) == 39_903_872 + 34_560 * (2 * 3 - 1)
+    assert build(presets.videogpt_vizdoom).labels.width is None
+
+
+def test_videogpts_dropouts_are_those_of_its_code():
+    rates = [
+        (build(each).config["ff_dropout"], build(each).config["attn_dropout"])
+        for each in (presets.gpt_bair, presets.gpt_2x2x2, presets.gpt_4x2x2)
+    ]
+    assert rates == [(0.2, 0.0), (0.2, 0.0), (0.2, 0.3)]

@@ -77,8 +77,8 @@ def test_every_public_name_is_imported_by_a_snippet():
 # length and figures
 
 
-def test_the_readme_has_at_most_250_lines():
-    assert len(README.splitlines()) <= 250
+def test_the_readme_has_at_most_280_lines():
+    assert len(README.splitlines()) <= 280
 
 
 def test_the_results_of_the_readme_are_the_measured_ones():
@@ -92,7 +92,7 @@ def test_the_results_of_the_readme_are_the_measured_ones():
 
 def test_the_presets_have_the_parameters_of_their_table():
     rows = re.findall(r"^\| `(\w+)` .*\| ([\d,]+) \|$", presets.__doc__, re.MULTILINE)
-    assert len(rows) == 7
+    assert len(rows) == len(set(rows)) > 10
     for name, count in rows:
         with torch.device("meta"):
             module = getattr(presets, name)()

@@ -14,12 +14,17 @@ from conftest import (
     same_state,
     state,
     tiny_cvivit,
+    tiny_frame_encoder,
+    tiny_frame_map_encoder,
+    tiny_gpt,
     tiny_maskgit,
     tiny_phenaki,
     tiny_token_critic,
+    tiny_vqgan,
+    tiny_vqvae,
     train,
 )
-from phenaki_pytorch import CViViT, MaskGit, Phenaki, T5TextEncoder, TokenCritic
+from phenaki_pytorch import GPT, CViViT, MaskGit, Phenaki, T5TextEncoder, TokenCritic
 
 METHODS = ("encode", "decode", "grid", "num_frames")
 
@@ -68,6 +73,35 @@ def test_a_loaded_tokenizer_trains_on_the_same(quantizer, tmp_path):
     assert not same_state(loaded.state_dict(), CViViT.from_pretrained(tmp_path).state_dict())  # the step did change it
 
 
+@pytest.mark.filterwarnings("ignore:.*tokens a step are few:UserWarning")
+@pytest.mark.parametrize("quantizer", ["ema", *QUANTIZERS])
+@pytest.mark.parametrize("build, frames", [(tiny_vqvae, 6), (tiny_vqgan, 5)])
+def test_a_loaded_tokenizer_that_is_not_causal_trains_on_the_same(build, frames, quantizer, tmp_path):
+    model = build(quantizer=quantizer, quantizer_kwargs=QUANTIZERS.get(quantizer))
+    clip = torch.rand(2, 3, frames, 16, 16)
+    train(model, lambda: model(clip), 2)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert same_state(model.state_dict(), loaded.state_dict()) and loaded.config == json.loads(json.dumps(model.config))
+    assert torch.equal(model.encode(clip), loaded.encode(clip))
+    assert_same_next_step(model, loaded, clip)
+    assert not same_state(loaded.state_dict(), type(model).from_pretrained(tmp_path).state_dict())
+
+
+@pytest.mark.parametrize("positions, axes", [("learned", "both"), ("sincos", "time"), ("learned", "space")])
+def test_a_loaded_gpt_trains_on_the_same(positions, axes, tmp_path):
+    widths = {"dim_context": 12, "dim_frame_vector": 5, "dim_frame_map": 6, "dim_condition": 4, "dim_head": 8}
+    model = tiny_gpt(**widths, ff_dropout=0.1, positions=positions, axes=axes)
+    given = {"context": torch.randn(2, 3, 12), "frame_vector": torch.randn(2, 5), "frame_map": torch.randn(2, 7, 6)}
+    given["condition"] = torch.randn(2, 6, 4)
+    ids = torch.randint(0, 32, (2, 6, 2, 2))
+    train(model, lambda: model(ids, **given), 3)
+    model.save_pretrained(tmp_path)
+    loaded = GPT.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    assert_same_next_step(model, loaded, ids, **given)
+
+
 @pytest.mark.parametrize("dim_context", [None, 12])
 def test_a_loaded_maskgit_trains_on_the_same(dim_context, tmp_path):
     model = tiny_maskgit(dim_context=dim_context, ff_dropout=0.1, schedule="linear", label_smoothing=0.1)
@@ -112,7 +146,19 @@ def test_config_json_holds_the_constructors_arguments(tmp_path):
     assert CViViT(**config).image_size == (16, 24)
 
 
-@pytest.mark.parametrize("build", [tiny_cvivit, tiny_maskgit, tiny_token_critic])
+@pytest.mark.parametrize(
+    "build",
+    [
+        tiny_cvivit,
+        tiny_vqvae,
+        tiny_vqgan,
+        tiny_maskgit,
+        tiny_gpt,
+        tiny_token_critic,
+        tiny_frame_encoder,
+        tiny_frame_map_encoder,
+    ],
+)
 def test_every_argument_of_the_constructor_is_in_the_config(build):
     module = build()
     arguments = inspect.signature(type(module).__init__).parameters
@@ -183,12 +229,13 @@ def test_the_users_own_quantizer_has_to_be_given_again(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("kind", [CViViT, MaskGit])
-def test_the_error_names_the_missing_file(kind, missing, tmp_path):
-    (tiny_cvivit() if kind is CViViT else tiny_maskgit()).save_pretrained(tmp_path)
+@pytest.mark.parametrize("build", [tiny_cvivit, tiny_vqvae, tiny_vqgan, tiny_maskgit, tiny_gpt])
+def test_the_error_names_the_missing_file(build, missing, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path)
     Path(tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError, match=missing):
-        kind.from_pretrained(tmp_path)
+        type(model).from_pretrained(tmp_path)
 
 
 def test_the_error_names_a_missing_directory(tmp_path):
@@ -212,7 +259,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         ({"critic": "Critic"}, "as critic, got 'Critic'"),
         ({"text_encoder": 3}, "as text_encoder, got 3"),
         ({"text_encoder": {"size": 3}}, "no arguments of T5TextEncoder"),
-        ({"steps": 3}, "holds steps, which no Phenaki has"),
+        ({"steps": 3}, "holds steps, which no such system has"),
     ],
 )
 def test_a_config_that_is_no_systems_is_named(tmp_path, changes, message):

@@ -8,9 +8,31 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from conftest import WordEncoder, make_context, make_ids, seed, tiny_cvivit, tiny_maskgit, tiny_token_critic
-from phenaki_pytorch import Phenaki, SelfCritic
+from conftest import (
+    WordEncoder,
+    make_context,
+    make_ids,
+    seed,
+    tiny_cvivit,
+    tiny_frame_encoder,
+    tiny_frame_map_encoder,
+    tiny_gpt,
+    tiny_maskgit,
+    tiny_token_critic,
+    tiny_videogpt,
+    tiny_vqgan,
+    tiny_vqvae,
+)
+from phenaki_pytorch import Phenaki, SelfCritic, checkpoint_activations
 from phenaki_pytorch.layers.transformer import Block
+from phenaki_pytorch.priors.gpt_blocks import GPTBlock
+from phenaki_pytorch.tokenizers import vqgan_layers, vqvae
+
+# Tiny batches have fewer tokens than a codebook needs.
+pytestmark = pytest.mark.filterwarnings("ignore:.*tokens a step are few:UserWarning")
+
+BLOCKS = (Block, GPTBlock, vqvae.ResidualBlock, vqgan_layers.ResidualBlock)
+TOKENIZERS = {"CViViT": lambda: tiny_cvivit(temporal_window=3), "VQVAE": tiny_vqvae, "VQGAN": tiny_vqgan}
 
 
 class SelfCriticOverMaskGit(nn.Module):
@@ -28,7 +50,8 @@ class SelfCriticOverMaskGit(nn.Module):
 def build(name):
     """A module in eval mode and, by name, calls of it: each loss, and everything else that it computes."""
     torch.manual_seed(0)
-    video, ids, wrong = torch.rand(2, 3, 5, 16, 16), make_ids(grid=(3, 2, 2)), torch.rand(2, 3, 2, 2) < 0.5
+    ids, wrong = make_ids(grid=(3, 2, 2)), torch.rand(2, 3, 2, 2) < 0.5
+    video = torch.rand(2, 3, 6 if name.startswith(("VQVAE", "VideoGPT")) else 5, 16, 16)
     context, context_mask = make_context()
     text = {"context": context, "context_mask": context_mask}
 
@@ -39,14 +62,37 @@ def build(name):
 
         return run
 
-    if name == "CViViT":
-        module = tiny_cvivit(temporal_window=3)
+    if name in TOKENIZERS:
+        module = TOKENIZERS[name]()
         calls = {
             "call": lambda m: m(video),
             "losses": lambda m: m.losses(video).total,
             "encode": lambda m: m.encode(video),
             "decode": lambda m: m.decode(ids),
-            "stream": lambda m: m.encoder_stream()(video),
+        }
+        if name == "CViViT":
+            calls["stream"] = lambda m: m.encoder_stream()(video)
+    elif name == "GPT":
+        module = tiny_gpt(dim_context=12, dim_frame_vector=5, dim_frame_map=6, dim_condition=4)
+        given = {"frame_vector": torch.randn(2, 5), "frame_map": torch.randn(2, 7, 6)}
+        given |= {"condition": torch.randn(2, 3, 4), **text}
+        calls = {
+            "call": lambda m: m(ids, **given),
+            "losses": lambda m: m.losses(ids, **given).total,
+            "logits": lambda m: m.logits(ids, **given, cond_scale=3.0),
+            "generate": lambda m: m.generate((3, 2, 2), **given, generator=seed(), cond_scale=3.0),
+        }
+    elif name.startswith("VideoGPT"):
+        encoder = tiny_frame_map_encoder() if name.endswith("map") else tiny_frame_encoder()
+        module = tiny_videogpt(grid=(3, 2, 2), frame_encoder=encoder, dim_action=2, num_classes=3, dim_context=12)
+        labels = {"classes": torch.tensor([0, 2]), "texts": ["a", "b"]}
+        actions, shown = torch.randn(2, 9, 2), video[:, :, 0]
+        calls = {
+            "call": lambda m: m(video, actions=actions[:, :6], **labels),
+            "losses": lambda m: m.losses(video, actions=actions[:, :6], **labels).total,
+            "generate": lambda m: m.generate(
+                num_frames=9, actions=actions, frames=shown, **labels, generator=seed(), cond_scale=3.0
+            ),
         }
     elif name == "MaskGit":
         module = tiny_maskgit()
@@ -81,7 +127,8 @@ def build(name):
     return module.eval(), {key: seeded(call) for key, call in calls.items()}
 
 
-NAMES = ("CViViT", "MaskGit", "TokenCritic", "SelfCritic", "Phenaki")
+NAMES = (*TOKENIZERS, "MaskGit", "GPT", "TokenCritic", "SelfCritic", "Phenaki", "VideoGPT", "VideoGPT with a map")
+LORA_LAYERS = {"VQGAN": ["to_code", "from_code"]}  # it has no attention
 
 
 def hooked(module):
@@ -142,7 +189,7 @@ def test_with_every_block_sharded_it_computes_what_the_plain_one_does(name, one_
     module, calls = build(name)
     expected = {key: call(module) for key, call in calls.items()}
     sharded = copy.deepcopy(module)
-    for block in [part for part in sharded.modules() if isinstance(part, Block)]:
+    for block in [part for part in sharded.modules() if isinstance(part, BLOCKS)]:
         fully_shard(block)
     roots = (sharded.maskgit, sharded.critic) if name == "SelfCritic" else (sharded,)
     for root in roots:
@@ -153,12 +200,17 @@ def test_with_every_block_sharded_it_computes_what_the_plain_one_does(name, one_
     assert any(part.grad is not None for part in sharded.parameters())
 
 
+def is_frozen(name):
+    """Whether a parameter, by name, is that of the tokenizer of a system."""
+    return name.startswith(("cvivit.", "tokenizer."))
+
+
 @pytest.mark.parametrize("cast", [False, True], ids=["float32", "autocast"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lora_moves_the_output_and_is_learnt(name, cast):
     peft = pytest.importorskip("peft")
     module, calls = build(name)
-    config = peft.LoraConfig(r=4, target_modules=["to_qkv"], init_lora_weights=False)
+    config = peft.LoraConfig(r=4, target_modules=LORA_LAYERS.get(name, ["to_qkv"]), init_lora_weights=False)
     adapted = peft.get_peft_model(copy.deepcopy(module), config).base_model.model
     module.train(), adapted.train()  # quantizers have gradients in training alone
     with torch.autocast("cpu", torch.bfloat16, enabled=cast):
@@ -166,5 +218,36 @@ def test_a_lora_moves_the_output_and_is_learnt(name, cast):
             plain, changed = (calls[key](each).float() for each in (module, adapted))
             assert (plain - changed).abs().max() > 1e-6, key
         calls["call"](adapted).backward()
-    learnt = [value.grad for name, value in adapted.named_parameters() if "lora_" in name and "cvivit" not in name]
+    learnt = [value.grad for name, value in adapted.named_parameters() if "lora_" in name and not is_frozen(name)]
     assert learnt and all(grad is not None and grad.abs().max() > 0 for grad in learnt)
+
+
+@pytest.mark.parametrize("name", ["GPT", "VideoGPT"])
+def test_checkpointed_activations_change_no_gradient(name):
+    module, calls = build(name)
+
+    def gradients():
+        module.zero_grad()
+        calls["call"](module).backward()
+        return {name: value.grad for name, value in module.named_parameters()}
+
+    plain, blocks = gradients(), []
+    for block in [part for part in module.modules() if isinstance(part, GPTBlock)]:
+        block.register_forward_pre_hook(lambda *_: blocks.append(1))
+    checkpoint_activations(module.gpt if name == "VideoGPT" else module)
+    torch.testing.assert_close(gradients(), plain)
+    assert len(blocks) == 2 * 2  # each of two blocks, and again in the backward pass
+
+
+@pytest.mark.parametrize("name", ["VQVAE", "VQGAN"])
+def test_the_compiled_encoder_computes_the_same_in_one_graph(name):
+    torch._dynamo.reset()
+    encoder = TOKENIZERS[name]().encoder.eval()
+    positions = () if name == "VQGAN" else (torch.randn(3, 2, 2, 8),)
+    video = torch.rand(1, 3, 5 if name == "VQGAN" else 6, 16, 16)
+    expected = encoder(video, *positions)
+    encoder.compile(backend="aot_eager", fullgraph=True)
+    features = encoder(video, *positions)
+    torch.testing.assert_close(features, expected)
+    features.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in encoder.parameters())

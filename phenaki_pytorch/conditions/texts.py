@@ -25,7 +25,7 @@ class Texts:
         self.encoder = encoder if dim is not None else None
         width = getattr(self.encoder, "dim", None)
         if isinstance(width, int) and width != dim:
-            raise ValueError(f"the text encoder is {width} wide, maskgit's dim_context is {dim}")
+            raise ValueError(f"the text encoder is {width} wide, the model's dim_context is {dim}")
 
     @property
     def is_ours(self) -> bool:

@@ -27,6 +27,30 @@ def check_ids(ids: Tensor, codebook_size: int, *, values: bool = False) -> None:
         )
 
 
+def check_fitting_ids(ids: Tensor, codebook_size: int, grid: tuple[int, int, int], *, values: bool = False) -> None:
+    """Refuse what is not int64 (b, t, h, w) in [0, codebook_size), of a grid up to `grid`."""
+    check_ids(ids, codebook_size, values=values)
+    if any(got > most for got, most in zip(ids.shape[1:], grid)):
+        raise ValueError(f"the ids must fit into the grid {grid}, got {tuple(ids.shape[1:])}")
+
+
+def check_prime_ids(prime_ids: Tensor, codebook_size: int, shape: Sequence) -> None:
+    """Refuse what cannot be the first time steps, fewer than all, of ids of a shape (b, t, h, w)."""
+    b, t, h, w = shape
+    check_ids(prime_ids, codebook_size, values=True)
+    s = prime_ids.shape[1]
+    if prime_ids.shape != (b, s, h, w) or s >= t:
+        raise ValueError(f"prime_ids must be ({b}, fewer than {t}, {h}, {w}), got {tuple(prime_ids.shape)}")
+
+
+def grid_of(grid: Sequence) -> tuple[int, int, int]:
+    """Refuse what is not (t, h, w), each at least 1."""
+    check_items("grid", grid, int)
+    if len(grid) != 3 or min(grid) < 1:
+        raise ValueError(f"grid must be (t, h, w), each at least 1, got {tuple(grid)}")
+    return tuple(grid)
+
+
 def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = False) -> None:
     """Refuse what is not bool of the shape (b, ...), and a sample that is all False."""
     check_bool(name, mask, shape)

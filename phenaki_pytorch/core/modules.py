@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def through_call(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,6 +81,31 @@ def in_eval_mode(*modules: nn.Module) -> Iterator[None]:
                     part.training = mode
 
 
+class Checkpointing(nn.Module):
+    """A module that can keep only the inputs of its blocks for the backward pass, and compute the rest again."""
+
+    checkpointing = False
+
+    def run(self, block: nn.Module, *inputs: Any, **named: Any) -> Any:
+        """What the block's call returns."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, **named)
+        return block(*inputs, **named)
+
+
+def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
+    """Keep only the input of every block below `module` for the backward pass, for less memory in training.
+
+    The rest is computed again in the backward pass, which costs a second forward pass. `on=False` undoes it. Raises
+    ValueError for a module without such blocks, TypeError for what is no module.
+    """
+    parts = [part for part in module.modules() if isinstance(part, Checkpointing)]
+    if not parts:
+        raise ValueError(f"{type(module).__name__} has no blocks whose activations could be checkpointed")
+    for part in parts:
+        part.checkpointing = on
+
+
 class CastsInput(nn.Module):
     """Casts the input to the dtype of a layer's weight, which only the layer itself reads: wrappers may replace it."""
 
@@ -89,6 +115,14 @@ class CastsInput(nn.Module):
 
 class CastingLinear(CastsInput, nn.Linear):
     """A linear layer whose input may have any dtype."""
+
+
+class CastingConv2d(CastsInput, nn.Conv2d):
+    """A convolution whose input may have any dtype."""
+
+
+class CastingConv3d(CastsInput, nn.Conv3d):
+    """A convolution whose input may have any dtype."""
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:

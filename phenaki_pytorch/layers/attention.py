@@ -1,7 +1,7 @@
-"""Self-attention and cross-attention, with queries and keys that are layer-normalised per head.
+"""Self-attention and cross-attention, with queries and keys that are layer-normalised per head, or not.
 
 The normalisation (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442) bounds the attention logits at any width
-and learning rate.
+and learning rate. Models of papers that lack it leave it out, with `qk_norm=False`.
 
 b = batch · n = tokens · m = keys · d = dim · h = heads · e = dim_head · c = dim_context · p = positions
 """
@@ -19,14 +19,15 @@ KeysValues = tuple[Tensor, Tensor]
 class Attention(nn.Module):
     """Self-attention, (b, n, d) -> (b, n, d); `causal`: each token sees itself and those before it."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, causal: bool = False, dropout: float = 0.0):
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, causal: bool = False, dropout: float = 0.0, qk_norm: bool = True
+    ):
         super().__init__()
         self.heads = heads
         self.causal = causal
         self.dropout = dropout
         self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
-        self.q_norm = nn.LayerNorm(dim_head, bias=False)
-        self.k_norm = nn.LayerNorm(dim_head, bias=False)
+        self.q_norm, self.k_norm = (head_norm(dim_head, qk_norm) for _ in range(2))
         self.to_out = nn.Linear(heads * dim_head, dim)
 
     def forward(
@@ -35,7 +36,7 @@ class Attention(nn.Module):
         *,
         rotary: Tensor | None = None,
         mask: Tensor | None = None,
-        cache: "KeyValueCache | None" = None,
+        cache: "KeyValueCache | PreallocatedCache | None" = None,
         positions: Tensor | None = None,
     ) -> Tensor:
         """
@@ -53,22 +54,35 @@ class Attention(nn.Module):
         if rotary is not None:
             angles = rotary[-x.shape[1] :]
             q, k = rotate(q, angles if positions is None else angles[positions]), rotate(k, rotary)
-        causal = self.causal and mask is None
+        causal = self.causal and mask is None and x.shape[1] > 1  # one query sees all keys that there are
         return self.to_out(attend(q, k, v, mask=mask, causal=causal, dropout=self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens (b, n, d) to a context, whose keys and values are read at its own width."""
+    """Attention of tokens (b, n, d) to a context, whose keys and values are read at its own width.
 
-    def __init__(self, dim: int, *, dim_context: int, heads: int, dim_head: int, dropout: float = 0.0):
+    `dim_value` is the width of the values of a head, by default `dim_head`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        dim_context: int,
+        heads: int,
+        dim_head: int,
+        dim_value: int | None = None,
+        dropout: float = 0.0,
+        qk_norm: bool = True,
+    ):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.widths = heads * dim_head, heads * (dim_head if dim_value is None else dim_value)
         self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim_context, 2 * heads * dim_head, bias=False)
-        self.q_norm = nn.LayerNorm(dim_head, bias=False)
-        self.k_norm = nn.LayerNorm(dim_head, bias=False)
-        self.to_out = nn.Linear(heads * dim_head, dim)
+        self.to_kv = nn.Linear(dim_context, sum(self.widths), bias=False)
+        self.q_norm, self.k_norm = (head_norm(dim_head, qk_norm) for _ in range(2))
+        self.to_out = nn.Linear(self.widths[1], dim)
 
     def forward(self, x: Tensor, context: "Context") -> Tensor:
         q = self.q_norm(rearrange(self.to_q(x), "b n (h e) -> b n h e", h=self.heads))
@@ -78,9 +92,14 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, embeddings: Tensor) -> KeysValues:
         """(b, m, c) -> keys and values, (b, m, h, e) each."""
-        k, v = self.to_kv(embeddings).chunk(2, dim=-1)
+        k, v = self.to_kv(embeddings).split(self.widths, dim=-1)
         k, v = (rearrange(part, "b m (h e) -> b m h e", h=self.heads) for part in (k, v))
         return self.k_norm(k), v
+
+
+def head_norm(dim_head: int, on: bool) -> nn.Module:
+    """The norm of queries or of keys, or none."""
+    return nn.LayerNorm(dim_head, bias=False) if on else nn.Identity()
 
 
 class Context:
@@ -127,6 +146,27 @@ class KeyValueCache:
         # Copied, because a view would keep the memory of all of them.
         self.kept = (k, v) if first == 0 else (k[:, first:].clone(), v[:, first:].clone())
         return k, v
+
+
+class PreallocatedCache:
+    """As `KeyValueCache`, for a number of tokens that is known: memory is taken once, and nothing is copied again."""
+
+    def __init__(self, length: int):
+        self.length = length
+        self.filled = 0
+        self.kept: KeysValues | None = None
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def extend(self, k: Tensor, v: Tensor) -> KeysValues:
+        """Add keys and values (b, n, h, e); all so far come back as views, (b, m, h, e) each."""
+        if self.kept is None:
+            self.kept = tuple(part.new_empty(len(part), self.length, *part.shape[2:]) for part in (k, v))
+        first, self.filled = self.filled, self.filled + k.shape[1]
+        for kept, new in zip(self.kept, (k, v)):
+            kept[:, first : self.filled] = new
+        return self.kept[0][:, : self.filled], self.kept[1][:, : self.filled]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool = False, dropout: float) -> Tensor:

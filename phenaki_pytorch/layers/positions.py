@@ -1,4 +1,4 @@
-"""Positions on a (t, h, w) grid: rotary angles (relative) and learned per-axis tables (absolute).
+"""Positions on a (t, h, w) grid: rotary angles (relative), and tables per axis, summed or concatenated (absolute).
 
 Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864) rotate queries and keys by angles that grow with
 their position, so attention depends on relative positions only and one set of weights works at any length and size.
@@ -64,26 +64,66 @@ class LearnedPositions(nn.Module):
     def __init__(self, dim: int, grid: tuple[int, ...]):
         super().__init__()
         self.grid = grid
-        self.tables = AxisTables(dim, grid)
+        self.tables = AxisTables([torch.randn(length, dim) for length in grid])
 
     def forward(self, grid: tuple[int, ...]) -> Tensor:
         if len(grid) != len(self.grid) or any(got > most for got, most in zip(grid, self.grid)):
             raise ValueError(f"the grid must fit into the tables, {self.grid}, got {grid}")
-        return self.tables(grid)
+        return sum(self.tables(grid))
 
 
 class AxisTables(nn.Module):
-    """The tables, which only their own call reads."""
+    """Learned tables, each of an axis of the grid, by default all in order; only their own call reads them."""
 
-    def __init__(self, dim: int, grid: tuple[int, ...]):
+    def __init__(self, tables: list[Tensor], axes: tuple[int, ...] | None = None):
         super().__init__()
-        for axis, length in enumerate(grid):
-            self.register_parameter(str(axis), nn.Parameter(torch.randn(length, dim)))
+        self.axes = tuple(range(len(tables))) if axes is None else axes
+        for number, table in enumerate(tables):
+            self.register_parameter(str(number), nn.Parameter(table))
 
-    def forward(self, grid: tuple[int, ...]) -> Tensor:
+    def forward(self, grid: tuple[int, ...]) -> list[Tensor]:
+        """The row of every position of a grid in raster order, (n, width) for each table."""
         tables = list(self.parameters())
         coordinates = _coordinates(grid, tables[0].device)
-        return sum(table[coordinate] for table, coordinate in zip(tables, coordinates))
+        return [table[coordinates[axis]] for axis, table in zip(self.axes, tables)]
+
+
+class ConcatenatedPositions(nn.Module):
+    """Each axis has a share of the channels, (t, h, w) -> (n, d) in raster order (VideoGPT, section 3.2).
+
+    grid     the largest grid, for learned tables
+    axes     which axes of the grid have a position, each d / len(axes) channels, the last one those left over
+    learned  learned tables, σ = 0.01, or sines and cosines, which have no largest grid
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, ...], *, axes: tuple[int, ...] = (0, 1, 2), learned: bool = True):
+        super().__init__()
+        if dim < len(axes):
+            raise ValueError(f"positions over {len(axes)} axes need a width of at least {len(axes)}, got {dim}")
+        self.grid, self.axes = grid, axes
+        share = dim // len(axes)
+        self.widths = [share] * (len(axes) - 1) + [dim - share * (len(axes) - 1)]
+        self.tables = None
+        if learned:
+            tables = [0.01 * torch.randn(grid[axis], width) for axis, width in zip(axes, self.widths)]
+            self.tables = AxisTables(tables, axes)
+
+    def forward(self, grid: tuple[int, ...], device: torch.device) -> Tensor:
+        """`device`: that of sines and cosines; learned positions are on the device of their tables."""
+        if self.tables is None:
+            coordinates = _coordinates(grid, device)
+            return torch.cat([_sines(coordinates[axis], width) for axis, width in zip(self.axes, self.widths)], dim=-1)
+        if any(grid[axis] > self.grid[axis] for axis in self.axes):
+            raise ValueError(f"the grid must fit into the tables of positions, {self.grid}, got {grid}")
+        return torch.cat(self.tables(grid), dim=-1)
+
+
+def _sines(coordinate: Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of positions (n,): float32 (n, width) (Vaswani et al. 2017, section 3.5)."""
+    half = (width + 1) // 2
+    frequencies = 10_000 ** -(torch.arange(half, device=coordinate.device) / half)
+    angles = coordinate[:, None] * frequencies
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, :width]
 
 
 def _coordinates(grid: tuple[int, ...], device: torch.device) -> list[Tensor]:

@@ -7,11 +7,12 @@
 b = batch · n = tokens · d = dim · c = dim_context · p = positions
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from phenaki_pytorch.core.modules import autocast_dtype
+from phenaki_pytorch.core.modules import Checkpointing, autocast_dtype
 from phenaki_pytorch.layers.attention import Attention, Context, CrossAttention, KeyValueCache, take
 
 
@@ -65,7 +66,25 @@ class Block(nn.Module):
         return x + self.dropout(self.ff(self.ff_norm(x)))
 
 
-class Transformer(nn.Module):
+class Stack(Checkpointing):
+    """Blocks one after the other, and a last norm; without blocks the identity."""
+
+    def __init__(self, blocks: Iterable[nn.Module], norm: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm if len(self.blocks) > 0 else nn.Identity()
+
+    def through_blocks(self, x: Tensor, options: Callable[[int], dict], *, caching: bool) -> Tensor:
+        """x (b, n, d) after all blocks; `options`: the number of a block -> the named arguments of its call."""
+        x = x.contiguous()  # non-contiguous tokens would be copied by every norm
+        if not torch.is_grad_enabled():
+            x = x.to(autocast_dtype(x.device.type) or x.dtype)  # the residual stream, without gradients
+        for i, block in enumerate(self.blocks):  # a cache would be extended again by what is computed again
+            x = block(x, **options(i)) if caching else self.run(block, x, **options(i))
+        return x
+
+
+class Transformer(Stack):
     """`depth` blocks and a last norm, (b, n, d) -> (b, n, d); depth 0 is the identity."""
 
     def __init__(
@@ -80,22 +99,10 @@ class Transformer(nn.Module):
         attn_dropout: float = 0.0,
         ff_dropout: float = 0.0,
     ):
-        super().__init__()
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                heads=heads,
-                dim_head=dim_head,
-                dim_context=dim_context,
-                causal=causal,
-                attn_dropout=attn_dropout,
-                ff_dropout=ff_dropout,
-            )
-            for _ in range(depth)
-        )
-        self.norm = nn.LayerNorm(dim) if depth > 0 else nn.Identity()
+        sizes = {"heads": heads, "dim_head": dim_head, "dim_context": dim_context}
+        rates = {"attn_dropout": attn_dropout, "ff_dropout": ff_dropout}
+        super().__init__((Block(dim, causal=causal, **sizes, **rates) for _ in range(depth)), nn.LayerNorm(dim))
         self.dim_head = dim_head
-        self.checkpointing = False
 
     def forward(
         self,
@@ -113,35 +120,18 @@ class Transformer(nn.Module):
         context       (b, m, c), if the blocks read one
         positions     int64 (b, p), the tokens whose output is wanted -> (b, p, d); the last block computes no others
         """
-        x = x.contiguous()  # non-contiguous tokens would be copied by every norm
-        if not torch.is_grad_enabled():
-            x = x.to(autocast_dtype(x.device.type) or x.dtype)  # the residual stream, without gradients
-        recompute = self.checkpointing and torch.is_grad_enabled() and caches is None
-        for i, block in enumerate(self.blocks):
-            options = {
+        last = len(self.blocks) - 1
+
+        def options(i: int) -> dict:
+            return {
                 "rotary": rotary,
                 "mask": mask,
                 "cache": None if caches is None else caches[i],
                 "context": context,
-                "positions": positions if i == len(self.blocks) - 1 else None,
+                "positions": positions if i == last else None,
             }
-            x = checkpoint(block, x, use_reentrant=False, **options) if recompute else block(x, **options)
-        return self.norm(x)
 
-
-def checkpoint_activations(module: nn.Module, on: bool = True) -> None:
-    """Keep only the input of every transformer block below `module`, for less memory in training.
-
-    The rest is computed again in the backward pass, which costs a second forward pass. `on=False` undoes it. Raises
-    ValueError for a module without transformers, TypeError for what is no module.
-    """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"expected a module, got {type(module).__name__}")
-    transformers = [part for part in module.modules() if isinstance(part, Transformer)]
-    if not transformers:
-        raise ValueError(f"{type(module).__name__} has no transformer whose activations could be checkpointed")
-    for part in transformers:
-        part.checkpointing = on
+        return self.norm(self.through_blocks(x, options, caching=caches is not None))
 
 
 def init_weights(module: nn.Module) -> None:

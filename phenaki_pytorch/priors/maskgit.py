@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import batch_of, check_bool, check_probabilities
+from phenaki_pytorch.core.checks import batch_of, check_bool, check_prime_ids, check_probabilities
 from phenaki_pytorch.core.modules import in_eval_mode, through_call
 from phenaki_pytorch.priors.decoding import (
     Confidence,
@@ -213,7 +213,7 @@ class MaskGit(TokenTransformer):
         ids = torch.zeros(batch_size, t, h, w, dtype=torch.int64, device=self.placement().device)
         mask = torch.ones_like(ids, dtype=torch.bool)
         if prime_ids is not None:
-            self._check_prime_ids(prime_ids, ids.shape)
+            check_prime_ids(prime_ids, self.num_tokens, ids.shape)
             ids[:, : prime_ids.shape[1]] = prime_ids
             mask[:, : prime_ids.shape[1]] = False
         if critic is not None:
@@ -255,10 +255,3 @@ class MaskGit(TokenTransformer):
         if critic is None:
             return logits, by_confidence(*noise)
         return logits, by_critic(critic.critic_logits(grid, context, context_mask, options["critic_scale"]), *noise)
-
-    def _check_prime_ids(self, prime_ids: Tensor, shape: torch.Size) -> None:
-        self.check_grid(prime_ids, values=True)
-        b, t, h, w = shape
-        s = prime_ids.shape[1]
-        if prime_ids.shape != (b, s, h, w) or s >= t:
-            raise ValueError(f"prime_ids must be ({b}, fewer than {t}, {h}, {w}), got {tuple(prime_ids.shape)}")

@@ -8,7 +8,9 @@ embedding of its own (Phenaki, section 2.1, https://arxiv.org/abs/2210.02399). S
 step; temporal layers attend, at one spatial position, to the current and at most `temporal_window` − 1 earlier steps.
 
 Positions are rotary along every axis, so attention depends on relative positions: one set of weights serves any length,
-height and width, and a clip may come in pieces if the keys and values of earlier pieces are cached.
+height and width, and a clip may come in pieces if the keys and values of earlier pieces are cached. Learned positions,
+of LAION's phenaki tokenizer (https://github.com/LAION-AI/phenaki), are tables added before each transformer: one
+over space and one over time, in each half. They end at the sizes that they were built for.
 
 b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = grid · ph, pw = patch · d = dim · e = code_dim
 """
@@ -38,6 +40,7 @@ class Sizes(NamedTuple):
     heads: int
     dim_head: int
     temporal_window: int | None
+    tables: tuple[int, int, int] | None  # (t, h, w) of learned positions; None: rotary ones
 
     @property
     def frame_values(self) -> int:
@@ -52,6 +55,14 @@ class Sizes(NamedTuple):
         """Causal attention over time, (b · h · w, t, d) -> (b · h · w, t, d)."""
         return Transformer(self.dim, self.temporal_depth, causal=True, heads=self.heads, dim_head=self.dim_head)
 
+    def spatial_table(self) -> "PositionTable | None":
+        """Learned positions of a time step."""
+        return None if self.tables is None else PositionTable(self.dim, *self.tables[1:])
+
+    def temporal_table(self) -> "PositionTable | None":
+        """Learned positions of the time steps, where there are temporal layers."""
+        return None if self.tables is None or self.temporal_depth == 0 else PositionTable(self.dim, self.tables[0])
+
 
 class Encoder(nn.Module):
     """Frames (b, c, f, h · ph, w · pw) in [0, 1] -> features (b, t, h, w, e)."""
@@ -63,6 +74,7 @@ class Encoder(nn.Module):
         self.embed_rest = CastingLinear(sizes.frame_values * sizes.temporal_patch_size, sizes.dim)
         self.spatial = sizes.spatial()
         self.temporal = sizes.temporal()
+        self.spatial_table, self.temporal_table = sizes.spatial_table(), sizes.temporal_table()
         self.to_code = nn.Linear(sizes.dim, sizes.code_dim)
 
     def forward(self, frames: Tensor, *, has_first: bool = True, caches: list[KeyValueCache] | None = None) -> Tensor:
@@ -88,7 +100,8 @@ class Encoder(nn.Module):
             steps.append(self.embed_rest(tubelets))  # (b, t, h, w, d)
         x = torch.cat(steps, dim=1)
         if x.shape[1] > 0:  # the first pieces of a stream may complete no time step
-            x = along_time(self.temporal, along_space(self.spatial, x), self.sizes.temporal_window, caches)
+            x = along_space(self.spatial, x, self.spatial_table)
+            x = along_time(self.temporal, x, self.temporal_table, self.sizes.temporal_window, caches)
         return self.to_code(x)
 
 
@@ -101,13 +114,15 @@ class Decoder(nn.Module):
         self.from_code = CastingLinear(sizes.code_dim, sizes.dim)
         self.temporal = sizes.temporal()
         self.spatial = sizes.spatial()
+        self.spatial_table, self.temporal_table = sizes.spatial_table(), sizes.temporal_table()
         self.pixels_first = nn.Linear(sizes.dim, sizes.frame_values)
         self.pixels_rest = nn.Linear(sizes.dim, sizes.frame_values * sizes.temporal_patch_size)
 
     def forward(self, features: Tensor, *, has_first: bool = True, caches: list[KeyValueCache] | None = None) -> Tensor:
         """`has_first`, `caches`: as in `Encoder`, of time steps instead of frames."""
         x = self.from_code(features)  # (b, t, h, w, d)
-        x = along_space(self.spatial, along_time(self.temporal, x, self.sizes.temporal_window, caches))
+        x = along_time(self.temporal, x, self.temporal_table, self.sizes.temporal_window, caches)
+        x = along_space(self.spatial, x, self.spatial_table)
         ph, pw = self.sizes.patch_size
         axes = {"c": self.sizes.channels, "ph": ph, "pw": pw}
         frames = []
@@ -126,24 +141,49 @@ class Decoder(nn.Module):
         return (torch.cat(frames, dim=2) + 1) / 2
 
 
-def along_space(transformer: Transformer, x: Tensor) -> Tensor:
+class PositionTable(nn.Module):
+    """A learned vector for each position of a grid; a call gives those of a grid that fits, (*grid, d)."""
+
+    def __init__(self, dim: int, *grid: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(*grid, dim) / dim**0.5)
+
+    def forward(self, *grid: int) -> Tensor:
+        limits = tuple(self.table.shape[:-1])
+        if any(got > limit for got, limit in zip(grid, limits)):
+            raise ValueError(f"the grid must fit into the learned positions, {limits}, got {grid}")
+        return self.table[tuple(slice(size) for size in grid)]
+
+
+def along_space(transformer: Transformer, x: Tensor, table: PositionTable | None) -> Tensor:
     """Apply a transformer within each time step: (b, t, h, w, d) -> (b, t, h, w, d)."""
     b, t, h, w, _ = x.shape
+    if table is not None:
+        x = x + table(h, w).to(x.dtype)
     tokens = rearrange(x, "b t h w d -> (b t) (h w) d")
-    tokens = transformer(tokens, rotary=rotary((h, w), transformer.dim_head, x.device))
+    angles = rotary((h, w), transformer.dim_head, x.device) if table is None else None
+    tokens = transformer(tokens, rotary=angles)
     return rearrange(tokens, "(b t) (h w) d -> b t h w d", b=b, t=t, h=h, w=w)
 
 
-def along_time(transformer: Transformer, x: Tensor, window: int | None, caches: list[KeyValueCache] | None) -> Tensor:
+def along_time(
+    transformer: Transformer,
+    x: Tensor,
+    table: PositionTable | None,
+    window: int | None,
+    caches: list[KeyValueCache] | None,
+) -> Tensor:
     """Apply a causal transformer over time at each spatial position: (b, t, h, w, d) -> (b, t, h, w, d)."""
     b, t, h, w, _ = x.shape
     past = len(caches[0]) if caches else 0
     mask = None
     if past > 0 or (window is not None and window < t):
         mask = causal_mask(t, past, past + t if window is None else window, x.device)
+    if table is not None:
+        x = x + table(past + t)[past:, None, None].to(x.dtype)
     tokens = rearrange(x, "b t h w d -> (b h w) t d")
     # Positions count from the first cached time step, so that the angles stay small however long the clip is.
-    angles = rotary((past + t,), transformer.dim_head, x.device)
+    angles = rotary((past + t,), transformer.dim_head, x.device) if table is None else None
     tokens = transformer(tokens, rotary=angles, mask=mask, caches=caches)
     return rearrange(tokens, "(b h w) t d -> b t h w d", b=b, h=h, w=w)
 

@@ -9,27 +9,23 @@ b = batch · c = channels · f = frames = 1 + k · pt · t = 1 + k · h, w = gri
 
 import copy
 from collections.abc import Sequence
-from typing import Unpack
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_at_least, check_features, check_ids, check_pixels, pair
-from phenaki_pytorch.core.lengths import real_tokens, zero_padding
+from phenaki_pytorch.core.checks import check_at_least, check_ids, pair
 from phenaki_pytorch.core.modules import through_call
-from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.layers.positions import check_dim_head
 from phenaki_pytorch.layers.transformer import init_weights
 from phenaki_pytorch.tokenizers.causal_vit import Decoder, Encoder, Sizes
-from phenaki_pytorch.tokenizers.losses import LossTerms, TokenizerLosses, check_terms, tokenizer_losses
 from phenaki_pytorch.tokenizers.quantize import Quantizer
 from phenaki_pytorch.tokenizers.streaming import DecoderStream, EncoderStream
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
 MAX_TOKENS = 16_384  # of one pass; longer clips are encoded and decoded in pieces
 
 
-class CViViT(Pretrained):
+class CViViT(VideoTokenizer):
     """Video (b, c, f, h, w) in [0, 1] <-> ids (b, t, h / ph, w / pw), causal in time.
 
     dim, heads, dim_head   width of the transformers, their attention heads, width of a head
@@ -45,10 +41,16 @@ class CViViT(Pretrained):
     temporal_window        time steps that temporal attention sees, its own included; None: all before. Set
                            it to the time steps of the training clips: attention then never spans more than in
                            training, and long clips are encoded and decoded in bounded memory
+    positions              "rotary", relative; or "learned", absolute tables as of LAION's phenaki tokenizer
+                           (https://github.com/LAION-AI/phenaki), which end at `image_size` and `max_time_steps`
+    max_time_steps         length of the learned table over time; only with positions="learned"
 
     Every method takes images (b, c, h, w) too, as clips of one frame. Raises ValueError for sizes that do not fit
-    and TypeError for videos that are not floating point.
+    and TypeError for videos that are not floating point. In a loss, a batch of images alone leaves the weights of
+    tubelets without a gradient: DDP then needs `find_unused_parameters=True`.
     """
+
+    causal = True
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class CViViT(Pretrained):
         quantizer: str | nn.Module = "vq",
         quantizer_kwargs: dict | None = None,
         temporal_window: int | None = None,
+        positions: str = "rotary",
+        max_time_steps: int | None = None,
     ):
         super().__init__()
         sizes = {
@@ -87,11 +91,13 @@ class CViViT(Pretrained):
             "codebook_size": codebook_size,
             "quantizer": quantizer if isinstance(quantizer, str) else self.GIVEN,
             "quantizer_kwargs": quantizer_kwargs,
+            "positions": positions,
+            "max_time_steps": max_time_steps,
         }
         self.config = copy.deepcopy(config)
         check_at_least(1, **sizes, codebook_size=codebook_size)
         check_at_least(0, **depths)
-        check_dim_head(dim_head, axes=2)
+        _check_positions(positions, max_time_steps, temporal_window, dim_head)
         self.channels = channels
         self.code_dim = code_dim
         self.codebook_size = codebook_size
@@ -100,9 +106,10 @@ class CViViT(Pretrained):
         self.temporal_patch_size = temporal_patch_size
         self.temporal_window = temporal_window
         check_at_least(1, patch_size=min(self.patch_size))
-        self._check_image_size(*self.image_size)
+        h, w = self.frame_grid(*self.image_size)
+        self.tables = None if max_time_steps is None else (max_time_steps, h, w)
 
-        halves = Sizes(patch_size=self.patch_size, **sizes, **depths)
+        halves = Sizes(patch_size=self.patch_size, tables=self.tables, **sizes, **depths)
         self.encoder = Encoder(halves)
         self.decoder = Decoder(halves)
         init_weights(self)
@@ -110,54 +117,23 @@ class CViViT(Pretrained):
             pixels.weight.data.mul_(0.1)  # so that the output starts near grey
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 
-    @classmethod
-    def without_values(cls, config: dict) -> dict:
-        """FSQ cannot be built without values, but has no weights either; any other quantizer of its width will do."""
-        return config | {"quantizer": "vq", "quantizer_kwargs": None} if config.get("quantizer") == "fsq" else config
-
-    def given(self) -> dict:
-        """A quantizer of the user's own."""
-        return {"quantizer": self.quantizer.quantizer} if self.config["quantizer"] == self.GIVEN else {}
-
     # sizes
 
     def grid(self, num_frames: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """The grid (t, h, w) of the ids of a clip of `num_frames` = 1 + k · temporal_patch_size frames."""
-        height = self.image_size[0] if height is None else height
-        width = self.image_size[1] if width is None else width
-        self._check_image_size(height, width)
+        h, w = self.frame_grid(height, width)
         if num_frames < 1 or (num_frames - 1) % self.temporal_patch_size:
             raise ValueError(f"a clip needs 1 + k · {self.temporal_patch_size} frames, k ≥ 0, got {num_frames}")
-        ph, pw = self.patch_size
-        return 1 + (num_frames - 1) // self.temporal_patch_size, height // ph, width // pw
+        grid = (1 + (num_frames - 1) // self.temporal_patch_size, h, w)
+        if self.tables is not None and any(got > limit for got, limit in zip(grid, self.tables)):
+            raise ValueError(f"the grid must fit into the learned positions, {self.tables}, got {grid}")
+        return grid
 
     def num_frames(self, t: int) -> int:
         """The number of frames of t time steps: 1 + (t − 1) · temporal_patch_size."""
         if t < 1:
             raise ValueError(f"ids need at least 1 time step, got {t}")
         return 1 + (t - 1) * self.temporal_patch_size
-
-    # loss
-
-    @through_call
-    def losses(self, video: Tensor, frame_mask: Tensor | None = None, **terms: Unpack[LossTerms]) -> TokenizerLosses:
-        """All terms of the loss of a video (b, c, f, h, w) or images (b, c, h, w) in [0, 1].
-
-        frame_mask  bool (b, f), True for real frames, which come first and number 1 + k · temporal_patch_size;
-                    padding has no weight
-        terms       networks and weights, see `LossTerms`; without them the loss is that of pixels and quantizer
-
-        A batch of images alone leaves the weights of tubelets without a gradient: DDP then needs
-        `find_unused_parameters=True`.
-        """
-        token_mask = None
-        if frame_mask is not None:
-            video = zero_padding(video, frame_mask)
-            token_mask = real_tokens(frame_mask, (len(video), *self.grid(*video.shape[2:])), self)
-        video = self._check_video(video)
-        check_terms(video, **terms)
-        quantized, quantizer_loss = self._quantize(self.encoder(video), token_mask)
-        return tokenizer_losses(self.decoder(quantized), video, quantizer_loss, frame_mask, **terms)
 
     # video -> ids -> video
 
@@ -168,7 +144,7 @@ class CViViT(Pretrained):
 
         With a `temporal_window`, memory beside the video itself does not grow with its length.
         """
-        video = self._check_video(video)
+        video = self.check_video(video)
         b, _, f, height, width = video.shape
         _, h, w = self.grid(1, height, width)
         piece = self.num_frames(max(1, MAX_TOKENS // (b * h * w)))
@@ -192,12 +168,6 @@ class CViViT(Pretrained):
         stream = self.decoder_stream()
         return torch.cat([stream(steps) for steps in ids.split(piece, dim=1)], dim=2)
 
-    @torch.no_grad()
-    def reconstruct(self, video: Tensor) -> Tensor:
-        """Video or images -> the same after encoding and decoding, clamped to [0, 1]. No gradient."""
-        reconstruction = self.decode(self.encode(video)).clamp(0, 1)
-        return rearrange(reconstruction, "b c 1 h w -> b c h w") if video.ndim == 4 else reconstruction
-
     def encoder_stream(self) -> EncoderStream:
         """Encode video of any length piece by piece."""
         return EncoderStream(self)
@@ -205,36 +175,6 @@ class CViViT(Pretrained):
     def decoder_stream(self) -> DecoderStream:
         """Decode ids of any length piece by piece."""
         return DecoderStream(self)
-
-    # the four parts
-
-    @through_call
-    def features(self, video: Tensor) -> Tensor:
-        """Video (b, c, f, h, w) or images in [0, 1] -> the features that the quantizer is given, (b, t, h, w, e)."""
-        return self.encoder(self._check_video(video))
-
-    @torch.compiler.disable  # already here, so that the graph breaks once for this and the quantizer
-    @through_call
-    def nearest(self, features: Tensor) -> Tensor:
-        """Features before quantization, (b, t, h, w, e) -> ids (b, t, h, w), int64. No gradient."""
-        check_features(features, self.code_dim, least_steps=0)  # a piece of a stream may complete no time step
-        b, t, h, w, _ = features.shape
-        ids = self.quantizer.ids(rearrange(features, "b t h w e -> b (t h w) e"))
-        return rearrange(ids, "b (t h w) -> b t h w", b=b, t=t, h=h, w=w)
-
-    @through_call
-    def code_features(self, ids: Tensor) -> Tensor:
-        """Ids (b, t, h, w) -> the quantized features, (b, t, h, w, e)."""
-        check_ids(ids, self.codebook_size)
-        b, t, h, w = ids.shape
-        features = self.quantizer.features(rearrange(ids, "b t h w -> b (t h w)"))
-        return rearrange(features, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w)
-
-    @through_call
-    def decode_features(self, features: Tensor) -> Tensor:
-        """Quantized features (b, t, h, w, e) -> video (b, c, f, h · ph, w · pw), not clamped."""
-        check_features(features, self.code_dim)
-        return self.decoder(features)
 
     # inside
 
@@ -248,41 +188,14 @@ class CViViT(Pretrained):
         """Ids (b, t, h, w) -> frames; see `Decoder` for the other arguments."""
         return self.decoder(self.code_features(ids), has_first=has_first, caches=caches)
 
-    @torch.compiler.disable  # beside `nearest`, the only place where a compiled graph breaks
-    def _quantize(self, features: Tensor, token_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Features (b, t, h, w, e) -> the same, quantized, and the quantizer's loss."""
-        if token_mask is None:
-            quantized, _, loss = self.quantizer(rearrange(features, "b t h w e -> b (t h w) e"))
-            return quantized.reshape(features.shape), loss
-        # The codebook sees real tokens only, so that padding does not move its averages.
-        quantized = torch.zeros_like(features, dtype=torch.float32)
-        real, _, loss = self.quantizer(features[token_mask][None])
-        quantized[token_mask] = real[0]
-        return quantized, loss
 
-    def _check_video(self, video: Tensor) -> Tensor:
-        """Refuse what is not a video or batch of images; images (b, c, h, w) come back as (b, c, 1, h, w)."""
-        video = self.check_frames(video)
-        self.grid(video.shape[2])
-        return video
-
-    def check_frames(self, video: Tensor) -> Tensor:
-        """Refuse what are not frames, of any number; images come back as clips of one frame."""
-        if not video.is_floating_point():
-            raise TypeError(f"video must be floating point in [0, 1], got {video.dtype}")
-        if video.ndim == 4:
-            video = rearrange(video, "b c h w -> b c 1 h w")
-        if video.ndim != 5 or 0 in video.shape:
-            raise ValueError(
-                f"video must be (b, c, f, h, w), or images (b, c, h, w), none empty, got {tuple(video.shape)}"
-            )
-        if video.shape[1] != self.channels:
-            raise ValueError(f"video must have {self.channels} channels, got {video.shape[1]}")
-        self._check_image_size(*video.shape[3:])
-        check_pixels("video", video)
-        return video
-
-    def _check_image_size(self, height: int, width: int) -> None:
-        ph, pw = self.patch_size
-        if height < 1 or width < 1 or height % ph or width % pw:
-            raise ValueError(f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}")
+def _check_positions(positions: str, max_time_steps: int | None, temporal_window: int | None, dim_head: int) -> None:
+    if positions not in ("rotary", "learned"):
+        raise ValueError(f"positions must be 'rotary' or 'learned', got {positions!r}")
+    if (positions == "learned") != (max_time_steps is not None):
+        raise ValueError(f"max_time_steps goes with learned positions, got {max_time_steps} with {positions!r}")
+    check_at_least(1, max_time_steps=max_time_steps)
+    if positions == "rotary":
+        check_dim_head(dim_head, axes=2)
+    elif temporal_window is not None:
+        raise ValueError(f"learned positions have no temporal_window, got {temporal_window}: use rotary ones")

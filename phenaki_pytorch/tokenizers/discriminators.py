@@ -1,12 +1,15 @@
-"""The StyleGAN discriminator with blurred downsampling, which judges single frames, and its non-saturating losses.
+"""Two discriminators that judge single frames: StyleGAN's with blurred downsampling, and LAION's of patches.
 
     frame -> conv -> [residual block, half the size] × n -> conv -> linear -> logit: > 0 for real, < 0 for fake
+    frame -> [spectrally normalised conv, half the size, instance norm] × n -> conv -> a logit for each patch
 
 Phenaki's own is "StyleGAN with blur resampling and channel multiplier 1" (section A.1), the words of MaskGIT's
 VQGAN, whose layers these are: StyleGAN2's residual discriminator (Karras et al. 2020,
 https://arxiv.org/abs/1912.04958) without equalised learning rates and minibatch statistics. The losses are the
 non-saturating ones (Goodfellow et al. 2014) with the R1 penalty (Mescheder et al. 2018,
 https://arxiv.org/abs/1801.04406), which is taken every few steps (StyleGAN2, section 3.1).
+
+The second is that of LAION's phenaki tokenizer, https://github.com/LAION-AI/phenaki.
 
 b = batch · c = channels · f = frames · n = frames that are judged
 """
@@ -23,19 +26,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_at_least, check_finite, check_pixels, pair
-from phenaki_pytorch.core.modules import CastsInput, through_call, without_gradients
+from phenaki_pytorch.core.modules import CastingConv2d, through_call, without_gradients
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.tokenizers.losses import frames_of
 
 SLOPE = 0.2
+SMOOTH = 0.1  # targets of the patches: 1 − SMOOTH for real, SMOOTH for fake
 
 
 class DiscriminatorLosses(NamedTuple):
     """The terms of the discriminator's loss, and its mean logits."""
 
     total: Tensor
-    adversarial: Tensor  # 2 ln 2 where it cannot tell real from fake, 0 where it always can
-    r1: Tensor  # the weighted penalty; 0 in the steps that skip it
+    adversarial: Tensor  # 2 ln 2 where it cannot tell real from fake, 0 where it always can; patches: ln 2 and 0.33
+    r1: Tensor  # the weighted penalty; 0 in the steps that skip it, and for patches
     real_logits: Tensor  # mean of the real frames
     fake_logits: Tensor  # mean of the fake frames; far below real_logits, it separates them fully
 
@@ -65,7 +69,7 @@ class Discriminator(Pretrained):
         r1_every: int = 16,
     ):
         super().__init__()
-        self.config = {
+        config = {
             "image_size": copy.deepcopy(image_size),
             "channels": channels,
             "dim": dim,
@@ -73,6 +77,7 @@ class Discriminator(Pretrained):
             "r1_weight": r1_weight,
             "r1_every": r1_every,
         }
+        self.config = copy.deepcopy(config)
         check_at_least(1, channels=channels, dim=dim, r1_every=r1_every)
         if not (0 < channel_multiplier < math.inf and 0 <= r1_weight < math.inf):
             raise ValueError(
@@ -121,11 +126,7 @@ class Discriminator(Pretrained):
                     frame
         frame_mask  bool (b, f), True for the frames to judge; default: all
         """
-        real, fake = (rearrange(x, "b c h w -> b c 1 h w") if x.ndim == 4 else x for x in (real, fake))
-        if real.shape != fake.shape:
-            raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
-        real = self.check_frames(frames_of(real.detach(), frame_mask))
-        fake = self.check_frames(frames_of(fake.detach(), frame_mask))
+        real, fake = (self.check_frames(frames) for frames in both_frames(real, fake, frame_mask))
         check_pixels("real", real)
         check_finite("fake", fake)
         real_logits, fake_logits = self.network(self._scaled(torch.cat((real, fake)))).float().chunk(2)
@@ -178,10 +179,6 @@ class Discriminator(Pretrained):
         return frames
 
 
-class CastingConv2d(CastsInput, nn.Conv2d):
-    """A convolution whose input may have any dtype."""
-
-
 class ResidualBlock(nn.Module):
     """(n, i, h, w) -> (n, o, ⌈h / 2⌉, ⌈w / 2⌉)."""
 
@@ -214,6 +211,117 @@ class BlurDownsample(nn.Module):
             x = F.pad(x, (0, w % 2, 0, h % 2))  # an odd side is rounded up
         kernel = self.kernel.to(x.dtype).expand(c, 1, 4, 4)
         return F.conv2d(x, kernel, stride=2, padding=1, groups=c)
+
+
+class PatchDiscriminator(Pretrained):
+    """LAION's: frames (n, c, h, w) in [0, 1] of any size -> logits (n, 1, h', w'), one for each patch.
+
+    dim    channels of the last convolutions; a half, a quarter and an eighth of it before them
+    depth  convolutions that halve the size; their last grid, h' × w', must be larger than 1×1
+
+    Calls as of `Discriminator`. The probability that a patch is real has the targets 0.9 for real frames and 0.1 for
+    fake ones in its binary cross-entropy; its own loss is the mean of both frames' terms. LAION's network gives the
+    probability of fake, with targets 0.1 and 0.9: the same losses with the other sign of the logit.
+    """
+
+    def __init__(self, *, channels: int = 3, dim: int = 256, depth: int = 6):
+        super().__init__()
+        self.config = {"channels": channels, "dim": dim, "depth": depth}
+        check_at_least(1, channels=channels, depth=depth)
+        if dim < 8 or dim % 8:
+            raise ValueError(f"dim must be a multiple of 8, at least 8, got {dim}")
+        self.channels = channels
+        self.depth = depth
+        widths = [channels, *(dim // 2 ** max(3 - i, 0) for i in range(depth))]
+        layers = []
+        for i, ends in enumerate(pairwise(widths)):
+            layers += [SpectralConv2d(*ends, 3, stride=2, padding=1)]
+            layers += [nn.InstanceNorm2d(ends[1])] if i > 0 else []
+            layers += [nn.LeakyReLU(SLOPE)]
+        self.network = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 1))
+
+    @through_call
+    def losses(self, real: Tensor, fake: Tensor, frame_mask: Tensor | None = None) -> DiscriminatorLosses:
+        """½ (BCE(logit(real), 0.9) + BCE(logit(fake), 0.1)); arguments as of `Discriminator.losses`."""
+        real, fake = (self.check_frames(frames) for frames in both_frames(real, fake, frame_mask))
+        check_pixels("real", real)
+        check_finite("fake", fake)
+        real_logits, fake_logits = self.network(torch.cat((real, fake))).float().chunk(2)
+        total = (_smooth_loss(real_logits, 1 - SMOOTH) + _smooth_loss(fake_logits, SMOOTH)) / 2
+        return DiscriminatorLosses(
+            total=total,
+            adversarial=total,
+            r1=total.new_zeros(()),
+            real_logits=real_logits.mean(),
+            fake_logits=fake_logits.mean(),
+        )
+
+    @through_call
+    def generator_loss(self, fake: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """BCE(logit(fake), 0.9), small where fake frames pass for real; and the mean logit.
+
+        The gradient reaches the frames, and no parameter of the discriminator. (In LAION's code it reaches them too.)
+        """
+        fake = self.check_frames(frames_of(fake, frame_mask))
+        check_finite("fake", fake)
+        logits = without_gradients(self.network)(fake).float()
+        return _smooth_loss(logits, 1 - SMOOTH), logits.detach().mean()
+
+    def check_frames(self, frames: Tensor) -> Tensor:
+        """Refuse all but frames (n, c, h, w) that are large enough for more than one patch."""
+        if not frames.is_floating_point():
+            raise TypeError(f"frames must be floating point in [0, 1], got {frames.dtype}")
+        if frames.ndim != 4 or frames.shape[1] != self.channels or 0 in frames.shape:
+            raise ValueError(
+                f"the discriminator judges frames (n, {self.channels}, h, w), none empty, got {tuple(frames.shape)}"
+            )
+        smallest = 2**self.depth
+        if max(frames.shape[2:]) <= smallest:
+            height, width = frames.shape[2:]
+            raise ValueError(f"height or width of a frame must be above {smallest}, got {height}×{width}")
+        return frames
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution whose weight is divided by its largest singular value (https://arxiv.org/abs/1802.05957).
+
+    The left singular vector is a buffer. A call that gives the weight a gradient, in training mode, brings it nearer
+    by one iteration of the power method. The generator's loss gives none, so how often it is computed changes nothing.
+    """
+
+    def __init__(self, *sizes: int, **options: int):
+        super().__init__(*sizes, **options)
+        left = torch.randn(self.out_channels)
+        for _ in range(15):  # near from the start, in eval mode too
+            left = _iteration(left, self.weight.data.flatten(1))
+        self.register_buffer("left", left)
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = self.weight.flatten(1)
+        left = self.left.to(matrix.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            if self.training and torch.is_grad_enabled() and self.weight.requires_grad:
+                left = _iteration(left, matrix.detach())
+                self.left.copy_(left)
+            weight = self.weight / (left @ matrix).norm()
+        return self._conv_forward(x.to(weight.dtype), weight, self.bias)
+
+
+def both_frames(real: Tensor, fake: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The frames (n, c, h, w) to judge of real and fake videos or images of one shape; no gradient reaches them."""
+    real, fake = (rearrange(x, "b c h w -> b c 1 h w") if x.ndim == 4 else x for x in (real, fake))
+    if real.shape != fake.shape:
+        raise ValueError(f"real and fake must have one shape, got {tuple(real.shape)} and {tuple(fake.shape)}")
+    return frames_of(real.detach(), frame_mask), frames_of(fake.detach(), frame_mask)
+
+
+def _smooth_loss(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def _iteration(left: Tensor, matrix: Tensor) -> Tensor:
+    """One iteration of the power method: nearer to the left singular vector of the largest singular value."""
+    return F.normalize(matrix @ F.normalize(left @ matrix, dim=0), dim=0)
 
 
 def _width(side: int, dim: int, multiplier: float) -> int:

@@ -37,6 +37,9 @@ class LossWeights(NamedTuple):
 
 
 PAPER_WEIGHTS = LossWeights()
+# Those of LAION's phenaki tokenizer, https://github.com/LAION-AI/phenaki, which compares single frames only. Its 0.1
+# of the commitment is in the quantizer's own loss, as `VQGAN` has it by default.
+LAION_WEIGHTS = LossWeights(pixel=1.0, image_perceptual=0.1, video_perceptual=0.0, adversarial=0.1)
 
 
 class LossTerms(TypedDict, total=False):
@@ -92,6 +95,7 @@ def tokenizer_losses(
     quantizer_loss: Tensor,
     frame_mask: Tensor | None = None,
     *,
+    pixel_scale: Tensor | float = 1.0,
     image_perceptual: Perceptual | None = None,
     video_perceptual: Perceptual | None = None,
     discriminator: AnyDiscriminator | None = None,
@@ -99,8 +103,10 @@ def tokenizer_losses(
 ) -> TokenizerLosses:
     """All terms of the loss of a reconstruction and its video, (b, c, f, h, w); see `LossTerms` for the networks.
 
-    `frame_mask`: bool (b, f), True for the real frames of each clip, which come first; padding has no weight. Raises
-    TypeError for a distance that is no tensor.
+    frame_mask   bool (b, f), True for the real frames of each clip, which come first; padding has no weight
+    pixel_scale  multiplies the weight of the pixels' term
+
+    Raises TypeError for a distance that is no tensor.
     """
     reconstruction = reconstruction.to(video.dtype)
     fake, real = frames_of(reconstruction, frame_mask), frames_of(video, frame_mask)
@@ -113,7 +119,8 @@ def tokenizer_losses(
         terms["video_perceptual"] = video_distance(video_perceptual, reconstruction, video, frame_mask)
     if discriminator is not None and weights.adversarial > 0:
         terms["adversarial"], fake_logits = discriminator.generator_loss(reconstruction, frame_mask)
-    total = quantizer_loss + sum(getattr(weights, name) * term for name, term in terms.items())
+    scales = {"pixel": pixel_scale}
+    total = quantizer_loss + sum(getattr(weights, name) * scales.get(name, 1.0) * term for name, term in terms.items())
     return TokenizerLosses(
         total=total,
         quantizer=quantizer_loss,

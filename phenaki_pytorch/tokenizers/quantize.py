@@ -5,11 +5,16 @@ https://arxiv.org/abs/2110.04627) with one difference: its codes are moving aver
 (van den Oord et al. 2017, appendix A.1), where the paper has the gradient of the codebook term ‖sg(z) − e‖². The
 commitment term β‖z − sg(e)‖², β = 0.25, is the paper's.
 
+"ema" is VideoGPT's (section 3.1, https://arxiv.org/abs/2104.10157): its codes are moving averages too, but not
+normalised. They start as features of the first batch of training, and a code that falls below 1 token a step on average
+restarts as a current feature.
+
 All computation is in float32, under autocast too, and the quantizer stays float32 when the module around it is cast.
 
 b = batch · n = tokens · d = code_dim
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -23,14 +28,21 @@ from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 from phenaki_pytorch.core.checks import check_at_least
 from phenaki_pytorch.core.modules import in_eval_mode
 from phenaki_pytorch.tokenizers.quantizer_arguments import check_arguments, check_one_id_per_token
-from phenaki_pytorch.tokenizers.quantizer_fixes import codebooks_of, follow_processes, joint_entropy, several_processes
+from phenaki_pytorch.tokenizers.quantizer_fixes import (
+    codebooks_of,
+    follow_processes,
+    initialise_codes,
+    joint_entropy,
+    several_processes,
+)
 
-QUANTIZERS = ("vq", "lfq", "fsq", "simvq")
+QUANTIZERS = ("vq", "ema", "lfq", "fsq", "simvq")
+TOKENS_PER_CODE = 4  # with 4 a step almost no code of "ema" restarts; with 1, over half of them do, again and again
 CHUNK = 4096  # features whose similarities to all codes are in memory at a time
 
 
 def build_quantizer(quantizer: str, *, dim: int, codebook_size: int, kwargs: dict) -> nn.Module:
-    """A quantizer by name: "vq", "lfq", "fsq" or "simvq"; `kwargs` go to its constructor, over our defaults.
+    """A quantizer by name, one of `QUANTIZERS`; `kwargs` go to its constructor, over our defaults.
 
     Raises ValueError for an unknown name, for "fsq" levels whose product is not the codebook's size, for "lfq" of a
     size that is no power of 2, and for `kwargs` that do not go together.
@@ -46,6 +58,11 @@ def _built(quantizer: str, dim: int, codebook_size: int, kwargs: dict) -> nn.Mod
     if quantizer == "vq":
         # The library's own defaults (decay 0.8, commitment 1, rotation trick) are not the paper's.
         paper = {"use_cosine_sim": True, "commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
+        return VectorQuantize(**{**paper, **kwargs}, dim=dim, codebook_size=codebook_size)
+    if quantizer == "ema":
+        paper = {"commitment_weight": 0.25, "decay": 0.99, "eps": 1e-7, "rotation_trick": False}
+        # kmeans_init leaves the codes to the first batch, of which `initialise_codes` then takes features.
+        paper |= {"threshold_ema_dead_code": 1, "kmeans_init": True}
         return VectorQuantize(**{**paper, **kwargs}, dim=dim, codebook_size=codebook_size)
     if quantizer == "lfq":
         if codebook_size & (codebook_size - 1):
@@ -65,7 +82,20 @@ def _built(quantizer: str, dim: int, codebook_size: int, kwargs: dict) -> nn.Mod
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
 
 
-class Quantizer(nn.Module):
+class Float32Module(nn.Module):
+    """A module that moves to another device, but keeps its dtype: in half precision, averages lose small steps."""
+
+    def _apply(self, fn, recurse=True):
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
+                return moved
+            return tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)
+
+
+class Quantizer(Float32Module):
     """Features to the nearest code and back, always in float32.
 
     quantizer      a name (see `build_quantizer`), or a module whose call returns (quantized, ids, ...) for
@@ -79,9 +109,9 @@ class Quantizer(nn.Module):
 
     def __init__(self, quantizer: str | nn.Module, *, dim: int, codebook_size: int, kwargs: dict | None = None):
         super().__init__()
-        by_name = isinstance(quantizer, str)
         self.follows_processes = "sync_codebook" not in (kwargs or {})
-        if by_name:
+        name = quantizer if isinstance(quantizer, str) else None
+        if name is not None:
             quantizer = build_quantizer(quantizer, dim=dim, codebook_size=codebook_size, kwargs=kwargs or {})
         elif kwargs:
             raise ValueError("quantizer_kwargs go with the name of a quantizer; the given module has its own already")
@@ -97,32 +127,28 @@ class Quantizer(nn.Module):
             raise ValueError(f"code_dim is {dim}, the quantizer given is {width} wide")
         self.codebook_size = codebook_size
         self.quantizer = quantizer.float()  # whatever the default dtype
-        if by_name:
+        self.initialise = name == "ema"
+        self.warned = False
+        if name is not None:
             check_one_id_per_token(self.quantizer, dim)
         # Whether the codes are to be initialised by the first batch.
         initialised = [codebook.initted for codebook in codebooks_of(quantizer)]
         self.initialised_by_data = any(not each.is_meta and not each for each in initialised)
 
-    def _apply(self, fn, recurse=True):
-        """Move with the module to another device, but not to another dtype.
-
-        In half precision the moving averages lose small steps.
-        """
-
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
-                return moved
-            return tensor.to(moved.device)
-
-        return super()._apply(keep_dtype, recurse)
-
     @torch.compiler.disable
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss."""
+        """features (b, n, d) -> quantized (b, n, d), with the straight-through gradient; ids (b, n); loss.
+
+        Raises ValueError in eval mode for codes that the first batch of training has yet to initialise.
+        """
         if self.follows_processes:
             follow_processes(self.quantizer)
+        if not self.training:
+            self._check_initialised()
         with torch.autocast(features.device.type, enabled=False), joint_entropy(), self._undone_if_not_finite(features):
+            if self.initialise and self.training:
+                self._warn_of_few_tokens(features)
+                initialise_codes(self.quantizer, features.float())
             quantized, ids, *rest = self.quantizer(features.float())
         self._check_ids(ids, features)
         loss = rest[0] if rest else quantized.new_zeros(())  # FSQ has no loss
@@ -136,8 +162,7 @@ class Quantizer(nn.Module):
         Raises ValueError for codes that the first batch has yet to initialise.
         """
         b, n, d = features.shape
-        if self.initialised_by_data and not all(codebook.initted for codebook in codebooks_of(self.quantizer)):
-            raise ValueError("the codes are initialised by the first batch of training, and there was none yet")
+        self._check_initialised()
         if n == 0:  # not every quantizer takes an empty input, as a stream may have
             return torch.empty(b, 0, dtype=torch.int64, device=features.device)
         with in_eval_mode(self.quantizer), torch.autocast(features.device.type, enabled=False):
@@ -175,6 +200,22 @@ class Quantizer(nn.Module):
         with torch.no_grad():
             for buffer, value in zip(averages, before):
                 buffer.copy_(torch.where(finite, buffer, value))
+
+    def _check_initialised(self) -> None:
+        if self.initialised_by_data and not all(codebook.initted for codebook in codebooks_of(self.quantizer)):
+            raise ValueError("the codes are initialised by the first batch of training, and there was none yet")
+
+    def _warn_of_few_tokens(self, features: Tensor) -> None:
+        """Warn once where most codes would restart at every step."""
+        tokens = features.shape[:2].numel() * (dist.get_world_size() if several_processes() else 1)
+        least = TOKENS_PER_CODE * self.quantizer._codebook.threshold_ema_dead_code
+        if tokens < least * self.codebook_size and not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"{tokens} tokens a step are few for {self.codebook_size} codes: below about {least} tokens a code, "
+                "many codes restart again and again. Use larger batches or fewer codes",
+                stacklevel=2,
+            )
 
     def _check_ids(self, ids: Tensor, features: Tensor) -> None:
         if ids.shape != features.shape[:2]:

@@ -4,9 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from phenaki_pytorch.layers.attention import Attention, Context, CrossAttention, KeyValueCache, causal_mask
+from phenaki_pytorch.core.modules import checkpoint_activations
+from phenaki_pytorch.layers.attention import (
+    Attention,
+    Context,
+    CrossAttention,
+    KeyValueCache,
+    PreallocatedCache,
+    causal_mask,
+)
 from phenaki_pytorch.layers.positions import rotary
-from phenaki_pytorch.layers.transformer import Transformer, checkpoint_activations, init_weights
+from phenaki_pytorch.layers.transformer import Transformer, init_weights
 
 CPU = torch.device("cpu")
 SIZES = {"heads": 2, "dim_head": 8}
@@ -82,6 +90,18 @@ def test_with_a_cache_pieces_give_what_the_whole_sequence_gives(window):
     assert len(cache) == (9 if window is None else window - 1)
 
 
+@pytest.mark.parametrize("first", [1, 3, 9])
+@torch.no_grad()
+def test_with_a_cache_of_known_length_single_tokens_give_what_the_whole_sequence_gives(first):
+    module, x = Attention(16, causal=True, qk_norm=False, **SIZES), torch.randn(2, 9, 16)
+    cache = PreallocatedCache(9)
+    pieces = [module(piece, cache=cache) for piece in x.split([first] + [1] * (9 - first), dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), module(x))
+    assert len(cache) == 9
+    keys = cache.kept[0]
+    assert keys.shape == (2, 9, 2, 8) and torch.equal(keys, module.to_qkv(x).chunk(3, dim=-1)[1].unflatten(-1, (2, 8)))
+
+
 def test_masked_context_is_not_seen():
     module = Transformer(16, 2, dim_context=5, **SIZES)
     x, embeddings, mask = torch.randn(2, 6, 16), torch.randn(2, 4, 5), torch.tensor([[True, False, True, True]] * 2)
@@ -122,6 +142,16 @@ def test_cross_attention_is_softmax_attention_of_normalised_queries_and_keys():
     k, v = module.to_kv(embeddings).chunk(2, dim=-1)
     expected = softmax_attention(per_head(module.q_norm, module.to_q(x)), per_head(module.k_norm, k), v, heads=2)
     torch.testing.assert_close(module(x, Context(embeddings, None)), module.to_out(expected))
+
+
+def test_without_norms_of_queries_and_keys_it_is_plain_attention_with_values_of_any_width():
+    x, embeddings = torch.randn(2, 5, 16), torch.randn(2, 3, 5)
+    module = Attention(16, qk_norm=False, **SIZES)
+    torch.testing.assert_close(module(x), module.to_out(softmax_attention(*module.to_qkv(x).chunk(3, dim=-1), heads=2)))
+    cross = CrossAttention(16, dim_context=5, dim_value=3, qk_norm=False, **SIZES)
+    k, v = cross.to_kv(embeddings).split([16, 6], dim=-1)
+    expected = cross.to_out(softmax_attention(cross.to_q(x), k, v, heads=2))
+    torch.testing.assert_close(cross(x, Context(embeddings, None)), expected)
 
 
 # contexts
@@ -237,9 +267,9 @@ def test_the_last_layer_of_each_branch_starts_at_a_fifth():
 
 
 def test_only_modules_with_a_transformer_can_be_checkpointed():
-    with pytest.raises(ValueError, match="Linear has no transformer whose activations could be checkpointed"):
+    with pytest.raises(ValueError, match="Linear has no blocks whose activations could be checkpointed"):
         checkpoint_activations(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="expected a module, got NoneType"):
+    with pytest.raises(TypeError, match="not instance of"):
         checkpoint_activations(None)
 
 

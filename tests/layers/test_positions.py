@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from phenaki_pytorch.layers.positions import LearnedPositions, rotary, rotate
+from phenaki_pytorch.layers.positions import ConcatenatedPositions, LearnedPositions, rotary, rotate
 
 CPU = torch.device("cpu")
 
@@ -121,3 +121,50 @@ def test_the_compiled_rotation_is_the_same():
     x, angles = torch.randn(2, 12, 3, 16, requires_grad=True), rotary((3, 4), 16, CPU)
     compiled = torch.compile(rotate, fullgraph=True, backend="eager")(x, angles)
     torch.testing.assert_close(compiled, rotate(x, angles))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("axes, widths", [((0, 1, 2), [3, 3, 5]), ((1, 2), [5, 6]), ((0,), [11])])
+def test_concatenated_positions_have_a_share_of_the_channels_for_each_axis(axes, widths, learned):
+    positions, grid = ConcatenatedPositions(11, (2, 3, 4), axes=axes, learned=learned), (2, 3, 4)
+    table = positions(grid, CPU).unflatten(0, grid)
+    assert positions.widths == widths and table.shape == (*grid, 11)
+    for axis, part in zip(axes, table.split(widths, dim=-1)):
+        others = [other for other in range(3) if other != axis]
+        assert torch.equal(part, part.amin(dim=others, keepdim=True).expand_as(part))
+        assert len(part.movedim(axis, 0).flatten(1).unique(dim=0)) == grid[axis]
+    assert torch.equal(positions((1, 2, 3), CPU).unflatten(0, (1, 2, 3)), table[:1, :2, :3])
+    shapes = [(grid[axis], width) for axis, width in zip(axes, widths)]
+    assert [tuple(parameter.shape) for parameter in positions.parameters()] == (shapes if learned else [])
+
+
+def test_concatenated_tables_start_small_and_get_gradients():
+    positions = ConcatenatedPositions(300, (20, 20, 20))
+    assert positions((20, 20, 20), CPU).std().item() == pytest.approx(0.01, rel=0.05)
+    positions((3, 20, 20), CPU).sum().backward()
+    first = next(positions.parameters())
+    assert first.grad[:3].abs().min() > 0 and not first.grad[3:].any()
+
+
+def test_the_tables_are_read_in_a_modules_own_call():
+    for positions, call in (
+        (ConcatenatedPositions(6, (2, 2, 2)), lambda module: module((2, 2, 2), CPU)),
+        (LearnedPositions(6, (2, 2, 2)), lambda module: module((2, 2, 2))),
+    ):
+        called = []
+        for part in positions.modules():
+            if any(True for _ in part.parameters(recurse=False)):
+                part.register_forward_hook(lambda *_: called.append(1))  # noqa: B023
+        call(positions)
+        assert called == [1]
+
+
+def test_sines_have_no_largest_grid_and_begin_with_the_coordinate():
+    positions = ConcatenatedPositions(8, (2, 1, 1), axes=(0,), learned=False)
+    table = positions((40, 1, 1), CPU)
+    torch.testing.assert_close(table[:, 0], torch.arange(40.0).sin())
+    torch.testing.assert_close(table[:, 4], torch.arange(40.0).cos())
+    with pytest.raises(ValueError, match=r"\(2, 1, 1\), got \(3, 1, 1\)"):
+        ConcatenatedPositions(8, (2, 1, 1))((3, 1, 1), CPU)
+    with pytest.raises(ValueError, match="3 axes need a width of at least 3, got 2"):
+        ConcatenatedPositions(2, (2, 1, 1))

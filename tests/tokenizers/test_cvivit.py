@@ -18,6 +18,7 @@ SIZES = {
     "tubelets of 3": {"temporal_patch_size": 3, "channels": 1},
     "fsq": {"quantizer": "fsq", "quantizer_kwargs": QUANTIZERS["fsq"]},
     "a window": {"temporal_window": 2},
+    "learned positions": {"image_size": (24, 40), "positions": "learned", "max_time_steps": 4},
 }
 
 

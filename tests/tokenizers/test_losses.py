@@ -9,6 +9,7 @@ from torch import nn
 
 from conftest import same_state, state, tiny_cvivit, tiny_discriminator
 from phenaki_pytorch import LossWeights
+from phenaki_pytorch.tokenizers.losses import LAION_WEIGHTS
 
 
 def clips(batch=2, frames=7):
@@ -83,6 +84,15 @@ def test_the_default_weights_are_the_papers():
     losses = model.losses(video, **given)
     total = losses.quantizer + losses.pixel + 0.1 * losses.image_perceptual + 1.0 * losses.video_perceptual
     torch.testing.assert_close(losses.total, total + 0.1 * losses.adversarial)
+
+
+def test_laions_weights_leave_the_distance_of_clips_out():
+    assert LAION_WEIGHTS == (1.0, 0.1, 0.0, 0.1)
+    model, video, given = tiny_cvivit(), clips(), networks()
+    losses = model.losses(video, weights=LAION_WEIGHTS, **given)
+    assert losses.image_perceptual > 0 and losses.adversarial > 0 and given["video_perceptual"].shapes == []
+    total = losses.quantizer + losses.pixel + 0.1 * losses.image_perceptual + 0.1 * losses.adversarial
+    torch.testing.assert_close(losses.total, total)
 
 
 @pytest.mark.parametrize("name", ["image_perceptual", "video_perceptual", "discriminator"])

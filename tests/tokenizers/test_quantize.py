@@ -34,10 +34,12 @@ def build(name):
         return Quantizer("vq", dim=DIM, codebook_size=CODES, kwargs={"use_cosine_sim": False})
     if name == "projected vq":
         return Quantizer("vq", dim=DIM, codebook_size=CODES, kwargs={"codebook_dim": 4})
-    return Quantizer(name, dim=DIM, codebook_size=CODES, kwargs=QUANTIZERS[name])
+    if name == "projected ema":
+        return Quantizer("ema", dim=DIM, codebook_size=CODES, kwargs={"codebook_dim": 4, "use_cosine_sim": True})
+    return Quantizer(name, dim=DIM, codebook_size=CODES, kwargs=QUANTIZERS.get(name))
 
 
-ALL = [*QUANTIZERS, "plain vq", "projected vq", "module"]
+ALL = list(dict.fromkeys([*QUANTIZERS, "ema", "plain vq", "projected vq", "projected ema", "module"]))
 
 
 @pytest.fixture(params=ALL)
@@ -45,21 +47,21 @@ def quantizer(request):
     """Each quantizer after a few training steps."""
     module = build(request.param)
     for _ in range(3):
-        module(torch.randn(2, 50, DIM))
+        module(torch.randn(4, 50, DIM))
     return module
 
 
 def test_shapes_dtypes_and_range_of_ids(quantizer):
-    quantized, ids, loss = quantizer(torch.randn(2, 50, DIM))
-    assert quantized.shape == (2, 50, DIM) and quantized.dtype == torch.float32
-    assert ids.shape == (2, 50) and ids.dtype == torch.int64
+    quantized, ids, loss = quantizer(torch.randn(4, 50, DIM))
+    assert quantized.shape == (4, 50, DIM) and quantized.dtype == torch.float32
+    assert ids.shape == (4, 50) and ids.dtype == torch.int64
     assert loss.shape == () and loss.dtype == torch.float32
     assert ids.min() >= 0 and ids.max() < quantizer.codebook_size
     assert ids.unique().numel() > 3
 
 
 def test_ids_and_their_features_are_those_of_a_call_in_eval_mode(quantizer):
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     quantizer.eval()
     quantized, ids, _ = quantizer(features)
     assert torch.equal(quantizer.ids(features), ids)
@@ -68,7 +70,7 @@ def test_ids_and_their_features_are_those_of_a_call_in_eval_mode(quantizer):
 
 
 def test_ids_changes_no_state_no_mode_and_no_random_state(quantizer):
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     quantizer.train()
     before, random_state = state(quantizer), torch.get_rng_state()
     ids = quantizer.ids(features)
@@ -80,12 +82,21 @@ def test_ids_changes_no_state_no_mode_and_no_random_state(quantizer):
     assert not any(module.training for module in quantizer.modules())
 
 
-@pytest.mark.parametrize("cosine", [True, False])
-def test_ids_does_not_initialise_codes_that_the_first_batch_initialises(cosine):
-    module = Quantizer("vq", dim=DIM, codebook_size=4, kwargs={"kmeans_init": True, "use_cosine_sim": cosine})
-    before, features = state(module), torch.randn(2, 50, DIM)
-    with pytest.raises(ValueError, match="initialised by the first batch of training"):
-        module.eval().ids(features)
+@pytest.mark.parametrize(
+    "name, kwargs",
+    [
+        ("vq", {"kmeans_init": True}),
+        ("vq", {"kmeans_init": True, "use_cosine_sim": False}),
+        ("ema", {}),
+    ],
+)
+def test_only_training_initialises_codes_that_the_first_batch_initialises(name, kwargs):
+    module = Quantizer(name, dim=DIM, codebook_size=4, kwargs=kwargs)
+    before, features = state(module), torch.randn(4, 50, DIM)
+    for call in (module.ids, module):
+        with pytest.raises(ValueError, match="initialised by the first batch of training"):
+            module.eval()
+            call(features)
     assert same_state(before, state(module))
     module.train()(features)
     assert module.ids(features).unique().numel() == 4
@@ -113,7 +124,7 @@ def test_the_similarities_of_a_chunk_to_8192_codes_fit_into_128_mib(monkeypatch)
 
 
 def test_autocast_changes_nothing(quantizer):
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     quantizer.eval()
     quantized, ids, _ = quantizer(features)
     with torch.autocast("cpu", torch.bfloat16):
@@ -127,7 +138,7 @@ def test_autocast_changes_nothing(quantizer):
 
 @pytest.mark.parametrize("cast", [nn.Module.bfloat16, nn.Module.half, nn.Module.double])
 def test_it_stays_float32_when_its_parent_is_cast(quantizer, cast):
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     before, ids = state(quantizer), quantizer.ids(features)
     parent = cast(nn.ModuleDict({"linear": nn.Linear(2, 2), "quantizer": quantizer}))
     assert parent["linear"].weight.dtype != torch.float32
@@ -144,9 +155,9 @@ def test_it_follows_its_parent_to_another_device(quantizer):
 
 def test_the_gradient_passes_straight_through():
     # Quantizers without projections, whose gradient is not the identity. A cosine codebook gets unit vectors.
-    weights = torch.randn(2, 50, DIM)
-    for name in ("vq", "plain vq", "module"):
-        features = torch.randn(2, 50, DIM, requires_grad=True)
+    weights = torch.randn(4, 50, DIM)
+    for name in ("vq", "ema", "plain vq", "module"):
+        features = torch.randn(4, 50, DIM, requires_grad=True)
         quantized, _, _ = build(name)(features)
         (gradient,) = torch.autograd.grad((quantized * weights).sum(), features)
         passed = nn.functional.normalize(features, dim=-1) if name == "vq" else features
@@ -155,7 +166,7 @@ def test_the_gradient_passes_straight_through():
 
 
 def test_gradients_reach_the_features_and_all_parameters(quantizer):
-    features = torch.randn(2, 50, DIM, requires_grad=True)
+    features = torch.randn(4, 50, DIM, requires_grad=True)
     quantized, _, loss = quantizer.train()(features)
     (quantized.square().sum() + loss).backward()
     assert features.grad.abs().sum() > 0
@@ -166,10 +177,10 @@ def test_gradients_reach_the_features_and_all_parameters(quantizer):
 def test_vq_codes_are_unit_vectors_and_the_nearest_has_the_largest_cosine():
     module = build("vq")
     for _ in range(3):
-        module(torch.randn(2, 50, DIM))
+        module(torch.randn(4, 50, DIM))
     codes = module.features(torch.arange(CODES)[None])[0]
     torch.testing.assert_close(codes.norm(dim=-1), torch.ones(CODES))
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     cosines = torch.einsum("b n d, k d -> b n k", features, codes)
     assert torch.equal(module.ids(features), cosines.argmax(dim=-1))
     assert torch.equal(module.ids(features * 100), module.ids(features))
@@ -177,7 +188,7 @@ def test_vq_codes_are_unit_vectors_and_the_nearest_has_the_largest_cosine():
 
 def test_the_vq_loss_is_a_quarter_of_the_mean_squared_distance_to_the_codes():
     module = build("vq")
-    features = nn.functional.normalize(torch.randn(2, 50, DIM), dim=-1)
+    features = nn.functional.normalize(torch.randn(4, 50, DIM), dim=-1)
     codes = module.features(module.ids(features))
     loss = module(features)[2]
     torch.testing.assert_close(loss, 0.25 * (features - codes).square().mean())
@@ -186,7 +197,7 @@ def test_the_vq_loss_is_a_quarter_of_the_mean_squared_distance_to_the_codes():
 def test_the_vq_codebook_moves_by_averages_in_training_only():
     module = build("vq")
     assert not list(module.parameters())
-    features = torch.randn(2, 50, DIM)
+    features = torch.randn(4, 50, DIM)
     module.eval()
     before = state(module)
     module(features)
@@ -224,13 +235,13 @@ def test_given_modules_are_used_as_they_are():
     given = VectorQuantize(dim=DIM, codebook_size=CODES, use_cosine_sim=True)
     module = Quantizer(given, dim=DIM, codebook_size=CODES)
     assert module.quantizer is given
-    features = torch.randn(2, 50, DIM, generator=seed())
+    features = torch.randn(4, 50, DIM, generator=seed())
     assert torch.equal(module.ids(features), given.eval()(features)[1])
     assert Quantizer(FSQ(levels=[8, 4], dim=DIM), dim=DIM, codebook_size=CODES).codebook_size == CODES
 
 
 def test_unknown_quantizers_are_refused():
-    with pytest.raises(ValueError, match=r"\('vq', 'lfq', 'fsq', 'simvq'\) or a module, got 'vqq'"):
+    with pytest.raises(ValueError, match=r"\('vq', 'ema', 'lfq', 'fsq', 'simvq'\) or a module, got 'vqq'"):
         Quantizer("vqq", dim=DIM, codebook_size=CODES)
 
 

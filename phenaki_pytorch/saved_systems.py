@@ -1,0 +1,56 @@
+"""A system saved as a directory of its parts: what config.json may say, and what is left out or left over."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from phenaki_pytorch.conditions.t5 import T5TextEncoder
+from phenaki_pytorch.core.saving import CONFIG, Pretrained, built
+
+Parts = Mapping[str, Collection[str]]  # the name of a part -> the kinds of it that are saved, in a folder of its name
+
+
+def warn_of_parts(directory: Path, config: Mapping[str, Any], parts: Parts) -> None:
+    """Name, in warnings, modules of the user's own that are not saved, and folders that an earlier model has left."""
+    if left_out := [name for name, value in config.items() if value == Pretrained.GIVEN]:
+        warnings.warn(f"left out of the saved model, to be given to from_pretrained: {left_out}", stacklevel=7)
+    old = [name for name, kinds in parts.items() if config[name] not in kinds and (directory / name).exists()]
+    if old:
+        warnings.warn(f"{directory} holds parts of an earlier model, which are not this one's: {old}", stacklevel=7)
+
+
+def check_parts(
+    directory: str | Path,
+    config: Mapping[str, Any],
+    given: Mapping[str, object],
+    parts: Parts,
+    *,
+    optional: Collection[str] = (),
+    more: Collection[str] = (),
+) -> None:
+    """Refuse, with a ValueError, a config that no saved system has.
+
+    optional  parts that there need not be
+    more      names of further values
+    """
+    path, required = Path(directory) / CONFIG, {"text_encoder", *parts, *more} - {*optional}
+    if missing := required - config.keys():
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}")
+    if foreign := config.keys() - required - {*optional}:
+        raise ValueError(f"{path} holds {', '.join(sorted(foreign))}, which no such system has")
+    for name, kinds in parts.items():
+        known = [*kinds, *([None] if name in optional else [])]
+        if name not in given and config.get(name) not in known:
+            raise ValueError(f"{path} must have one of {known} as {name}, got {config[name]!r}")
+    encoder = config["text_encoder"]
+    if "text_encoder" not in given and not isinstance(encoder, dict | str | None):
+        raise ValueError(f"{path} must have the arguments of a T5TextEncoder as text_encoder, got {encoder!r}")
+
+
+def saved_text_encoder(directory: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The argument text_encoder= of a saved system, if it has one."""
+    encoder = config["text_encoder"]
+    if isinstance(encoder, dict):
+        encoder = built(T5TextEncoder, Path(directory) / CONFIG, encoder)
+    return {} if encoder is None else {"text_encoder": encoder}
