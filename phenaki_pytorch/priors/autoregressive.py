@@ -4,15 +4,13 @@ b = batch · k = number of codes
 """
 
 import math
-from typing import TypedDict, get_type_hints
+from typing import TypedDict
 
 import torch
-from beartype import BeartypeConf
-from beartype.door import die_if_unbearable
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_at_least
-from phenaki_pytorch.priors.decoding import Progress, categorical, check_scales
+from phenaki_pytorch.core.checks import check_at_least, check_scales
+from phenaki_pytorch.priors.decoding import Progress, categorical, with_defaults
 
 
 class RasterOptions(TypedDict, total=False):
@@ -40,13 +38,7 @@ DEFAULTS = RasterOptions(temperature=1.0, top_k=None, top_p=None, cond_scale=1.0
 
 def raster_options(given: RasterOptions) -> RasterOptions:
     """All options; missing ones get their defaults. TypeError for wrong names and kinds, ValueError for values."""
-    if unknown := sorted(given.keys() - DEFAULTS.keys()):
-        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(DEFAULTS)}")
-    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
-    hints = get_type_hints(RasterOptions)
-    for name, value in given.items():
-        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
-    options = DEFAULTS | given
+    options = with_defaults(given, DEFAULTS, RasterOptions)
     check_scales(cond_scale=options["cond_scale"])
     check_at_least(1, top_k=options["top_k"])
     if not 0 < options["temperature"] < math.inf:

@@ -9,7 +9,7 @@ b = batch · n = tokens · p = masked tokens of the batch · k = number of codes
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypedDict, get_type_hints
 
 import torch
@@ -73,13 +73,7 @@ DEFAULTS = SamplingOptions(
 
 def sampling_options(given: SamplingOptions) -> SamplingOptions:
     """All options; missing ones get their defaults. TypeError for wrong names and kinds, ValueError for values."""
-    if unknown := sorted(given.keys() - DEFAULTS.keys()):
-        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(DEFAULTS)}")
-    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
-    hints = get_type_hints(SamplingOptions)
-    for name, value in given.items():
-        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
-    options = DEFAULTS | given
+    options = with_defaults(given, DEFAULTS, SamplingOptions)
     check_scales(**{name: options[name] for name in ("cond_scale", "temperature", "critic_scale")})
     for name in ("steps", "guide_every"):
         if options[name] < 1:
@@ -90,6 +84,17 @@ def sampling_options(given: SamplingOptions) -> SamplingOptions:
     if options["critic_inline"] and options["critic_scale"] != 1:
         raise ValueError(f"with critic_inline, critic_scale must be 1, got {options['critic_scale']}")
     return options
+
+
+def with_defaults(given: Mapping, defaults: Mapping, kind: type) -> dict:
+    """The defaults and, over them, what is given. TypeError for names and kinds that are not those of `kind`."""
+    if unknown := sorted(given.keys() - defaults.keys()):
+        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(defaults)}")
+    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
+    return {**defaults, **given}
 
 
 def check_critic_options(options: SamplingOptions, critic: nn.Module | None) -> None:
