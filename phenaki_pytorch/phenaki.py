@@ -22,14 +22,14 @@ from phenaki_pytorch.core.checks import batch_of
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens
 from phenaki_pytorch.core.modules import through_call, uncompiled
-from phenaki_pytorch.core.saving import Pretrained, Stage, read_config, write_config
+from phenaki_pytorch.core.saving import Stage, read_config, write_config
 from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
 from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, check_critic_options, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
 from phenaki_pytorch.priors.maskgit import MaskGit
-from phenaki_pytorch.saved_systems import check_parts, saved_text_encoder, warn_of_parts
+from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
 
 CRITICS = {kind.__name__: kind for kind in (TokenCritic, SelfCritic)}  # by the name that is saved
 PARTS = {"cvivit": KINDS, "critic": CRITICS}
@@ -43,7 +43,7 @@ class PhenakiLosses(NamedTuple):
     critic: Tensor
 
 
-class Phenaki(Pretrained):
+class Phenaki(System):
     """Learns from captioned video and generates video from text.
 
     cvivit        the tokenizer, trained: CViViT, VQGAN, VQVAE, or any module with encode, decode, grid, num_frames and
@@ -76,22 +76,6 @@ class Phenaki(Pretrained):
             critic.check_fits(maskgit)
         self._long_video = LongVideo(cvivit, maskgit.grid)
         self._texts = Texts(text_encoder, maskgit.dim_context)
-
-    @property
-    def text_encoder(self) -> TextEncoder | None:
-        """The text encoder, None where the model is unconditional."""
-        return self._texts.encoder
-
-    @property
-    def window(self) -> int:
-        """The number of frames that one pass generates."""
-        return self._long_video.window
-
-    def _apply(self, fn, recurse=True):
-        """Move a T5TextEncoder along to another device; the user's own encoder stays where it is."""
-        if self._texts.is_ours:
-            self.text_encoder._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "Phenaki":
         """Set the mode of MaskGit and critic; the tokenizer stays in eval mode."""

@@ -23,19 +23,19 @@ from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
-from phenaki_pytorch.core.saving import Pretrained, Stage, read_config, write_config
+from phenaki_pytorch.core.saving import Stage, read_config, write_config
 from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, Window, concatenated
 from phenaki_pytorch.priors.autoregressive import RasterOptions, raster_options
 from phenaki_pytorch.priors.gpt import GPT, GPTLosses
 from phenaki_pytorch.priors.gpt_blocks import Given
-from phenaki_pytorch.saved_systems import check_parts, saved_text_encoder, warn_of_parts
+from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
 
 FRAME_ENCODERS = {kind.__name__: kind for kind in (FrameEncoder, FrameMapEncoder)}  # by the name that is saved
 PARTS = {"tokenizer": KINDS, "frame_encoder": FRAME_ENCODERS}
 
 
-class VideoGPT(Pretrained):
+class VideoGPT(System):
     """Learns from video and generates video, one id after the other.
 
     tokenizer      trained: VQVAE, VQGAN, CViViT, or any module with encode, decode, grid, num_frames and codebook_size,
@@ -84,22 +84,6 @@ class VideoGPT(Pretrained):
     ) -> int | None:
         """The `dim_condition` of a GPT for these classes and actions; None for neither."""
         return Labels(tokenizer, num_classes, dim_action).width
-
-    @property
-    def text_encoder(self) -> TextEncoder | None:
-        """The text encoder, None where the model reads no text."""
-        return self._texts.encoder
-
-    @property
-    def window(self) -> int:
-        """The number of frames that one pass generates."""
-        return self._long_video.window
-
-    def _apply(self, fn, recurse=True):
-        """Move a T5TextEncoder along to another device; the user's own encoder stays where it is."""
-        if self._texts.is_ours:
-            self.text_encoder._apply(fn, recurse)
-        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> "VideoGPT":
         """Set the mode of GPT and frame encoder; the tokenizer stays in eval mode."""

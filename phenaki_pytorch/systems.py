@@ -1,4 +1,4 @@
-"""A system saved as a directory of its parts: what config.json may say, and what is left out or left over."""
+"""What Phenaki and VideoGPT share: their text encoder and window, and how they are saved as a directory of parts."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -6,9 +6,35 @@ from pathlib import Path
 from typing import Any
 
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
+from phenaki_pytorch.conditions.texts import Texts
+from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.saving import CONFIG, Pretrained, built
+from phenaki_pytorch.long_video import LongVideo
 
 Parts = Mapping[str, Collection[str]]  # the name of a part -> the kinds of it that are saved, in a folder of its name
+
+
+class System(Pretrained):
+    """A tokenizer and a prior that may read a text; the constructor sets the two members."""
+
+    _texts: Texts
+    _long_video: LongVideo
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """The text encoder, None where the model reads no text."""
+        return self._texts.encoder
+
+    @property
+    def window(self) -> int:
+        """The number of frames that one pass generates."""
+        return self._long_video.window
+
+    def _apply(self, fn, recurse=True):
+        """Move a T5TextEncoder along to another device; the user's own encoder stays where it is."""
+        if self._texts.is_ours:
+            self.text_encoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
 
 def warn_of_parts(directory: Path, config: Mapping[str, Any], parts: Parts) -> None:
