@@ -9,7 +9,7 @@ from torch import nn
 from vqgan_models import clips, tiny_vqgan
 
 from conftest import same_state, state
-from phenaki_pytorch.tokenizers.vqgan_layers import BatchNorm, LearnedFrame, ResidualBlock
+from phenaki_pytorch.tokenizers.vqgan_layers import BatchNorm, DepthwiseConv3d, LearnedFrame, ResidualBlock
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ def test_the_learned_frame_shares_the_first_time_step_with_the_first_frame(model
     assert steps[0].shape == (1, 4, 2, 4, 4)
     changed = [[(each - steps[0])[:, :, t].abs().max() > 0 for t in (0, 1)] for each in steps[1:]]
     assert changed == [[False, True], [True, False], [True, False]]
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 4, 2)])
+def test_the_convolution_for_training_is_the_plain_one(size):
+    convolution = DepthwiseConv3d(6).double()
+    plain = nn.Conv3d(6, 6, 3, padding=1, padding_mode="replicate", groups=6).double()
+    plain.load_state_dict(convolution.state_dict())
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for layer in (convolution, plain):
+        out = layer(x)
+        results.append([out, *torch.autograd.grad(out.sin().sum(), (x, *layer.parameters()))])
+    torch.testing.assert_close(*results)
+    with torch.no_grad():
+        torch.testing.assert_close(convolution(x), results[1][0])
 
 
 @torch.no_grad()
