@@ -9,13 +9,42 @@ f = frames of a clip · a = actions
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from data.captions import is_there, key_of, lines_of
 from data.outputs import written
 
 TABLE = "actions.csv"
+
+
+class Rows(NamedTuple):
+    """The rows of a file: its path as the table writes it, and its actions, bool (f, a)."""
+
+    file: str
+    actions: np.ndarray  # no tensor, as PyTorch opens a file for each one that it sends to a worker process
+
+
+class Actions(NamedTuple):
+    """The names of the actions, and the rows of each file by `key_of` its path."""
+
+    names: tuple[str, ...]
+    rows: dict[str, Rows]
+
+    @property
+    def files(self) -> list[str]:
+        """The files that the table names, as it writes them."""
+        return [rows.file for rows in self.rows.values()]
+
+    def of(self, path: Path, frames: int) -> np.ndarray | None:
+        """The actions (f, a) of a video of `frames` frames; None without rows, ValueError for another number."""
+        rows = self.rows.get(key_of(path))
+        if rows is None:
+            return None
+        if len(rows.actions) != frames:
+            raise ValueError(f"{path} must have {frames} rows in {TABLE}, one for each frame, got {len(rows.actions)}")
+        return rows.actions
 
 
 def write_actions(folder: Path, names: Sequence[str], actions: Mapping[str, Sequence[str]]) -> None:
@@ -28,24 +57,30 @@ def write_actions(folder: Path, names: Sequence[str], actions: Mapping[str, Sequ
                 writer.writerow([path, frame, *(int(name == action) for name in names)])
 
 
-def read_actions(folder: str | Path) -> tuple[list[str], dict[Path, Tensor]]:
-    """The names of the actions, and for every clip's path a bool tensor (f, a).
+def read_actions(folder: str | Path) -> Actions:
+    """Read folder/actions.csv; without that table there are no names and no rows.
 
-    Raises OSError for a missing table, ValueError for missing columns, other values than 0 and 1, and for frames that
-    are missing or not in order.
+    Raises ValueError, with the number of the line, for wrong columns, other values than 0 and 1, frames that are
+    missing or not in order, and wrong quotes; also for text that is not UTF-8, and for a table that is no file.
     """
-    table, rows = Path(folder) / TABLE, {}
-    with table.open(newline="", encoding="utf-8") as file:
-        reader = csv.reader(file)
-        columns = next(reader, [])
-        if columns[:2] != ["file", "frame"] or len(columns) < 3:
-            raise ValueError(f"{table} must have the columns file, frame, and one for each action, got {columns}")
-        for row in reader:
-            values = row[2:]
-            if len(row) != len(columns) or not set(values) <= {"0", "1"}:
-                raise ValueError(f"{table} must have file, frame, {len(columns) - 2} values of 0 or 1, got {row}")
-            clip = rows.setdefault(Path(folder) / row[0], [])
-            if row[1] != str(len(clip)):
-                raise ValueError(f"{table} must have frame {len(clip)} of {row[0]} next, got {row[1]!r}")
-            clip.append([value == "1" for value in values])
-    return columns[2:], {path: torch.tensor(clip) for path, clip in rows.items()}
+    folder, table = Path(folder), Path(folder) / TABLE
+    if not is_there(table):
+        return Actions((), {})
+    lines = lines_of(table)
+    number, columns = next(lines, (1, []))
+    if columns[:2] != ["file", "frame"] or len(columns) < 3 or "" in columns or len({*columns}) < len(columns):
+        expected = "the columns file, frame, and one for each action, each once"
+        raise ValueError(f"{table}, line {number}: must have {expected}, got {columns}")
+    keys, read = {}, {}
+    for number, cells in lines:
+        file, values = cells[0], cells[2:]
+        if len(cells) != len(columns) or not file or not {*values} <= {"0", "1"}:
+            expected = f"a file, a frame, and {len(columns) - 2} values of 0 or 1"
+            raise ValueError(f"{table}, line {number}: must have {expected}, got {cells}")
+        if file not in keys:
+            keys[file] = key_of(folder / file)
+        _, rows = read.setdefault(keys[file], (file, []))
+        if cells[1] != str(len(rows)):
+            raise ValueError(f"{table}, line {number}: must have frame {len(rows)} of {file} next, got {cells[1]!r}")
+        rows.append([value == "1" for value in values])
+    return Actions(tuple(columns[2:]), {key: Rows(file, np.array(rows)) for key, (file, rows) in read.items()})

@@ -9,7 +9,7 @@ import io
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,11 +78,9 @@ def read_captions(folder: Path) -> dict[str, Row]:
     UTF-8; and for a table that is no file.
     """
     table = folder / TABLE
-    if not table.exists() and not table.is_symlink():
+    if not is_there(table):
         return {}
-    if not table.is_file():
-        raise ValueError(f"{table} must be a file, got a folder, a pipe, or a link to nothing")
-    lines = _lines(table)
+    lines = lines_of(table)
     _, header = next(lines, (1, []))
     if sorted(name for name in header if name in Row._fields) != ["caption", "file"]:
         raise ValueError(f"{table} must have the columns file, caption, each once, got {header}")
@@ -103,8 +101,20 @@ def read_captions(folder: Path) -> dict[str, Row]:
     return rows
 
 
-def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, with the numbers of their first lines."""
+def is_there(table: Path) -> bool:
+    """Whether a folder has a table. Raises ValueError for one that is no file."""
+    if not table.exists() and not table.is_symlink():
+        return False
+    if not table.is_file():
+        raise ValueError(f"{table} must be a file, got a folder, a pipe, or a link to nothing")
+    return True
+
+
+def lines_of(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that are not empty, with the numbers of their first lines.
+
+    Raises ValueError, with the number of the line, for wrong quotes, and for text that is not UTF-8.
+    """
     reader = csv.reader(io.StringIO(read_text(table), newline=""), skipinitialspace=True, strict=True)
     while True:
         number = reader.line_num + 1
@@ -118,6 +128,19 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
+def rows_without_file(folder: Path, found: Sequence[Path], tables: Mapping[str, Iterable[str]]) -> dict[Path, str]:
+    """What tables name and is none of the files `found`: path -> which tables name it, and why it is not found.
+
+    tables  the files that each table names, as it writes them
+    """
+    there, named = {key_of(path) for path in found}, {}
+    for table, files in tables.items():
+        for file in files:
+            if key_of(folder / file) not in there:
+                named.setdefault(folder / file, []).append(table)
+    return {path: f"named in {' and '.join(names)} but {_absence(path)}" for path, names in named.items()}
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises ValueError for another encoding."""
     try:
@@ -129,12 +152,14 @@ def read_text(path: Path) -> str:
 class Captions:
     """The captions of a folder whose files are `found`, and which files and rows give none.
 
-    Errors and warnings as in `read_captions`. `unreadable` has the .txt files that could not be read, and why.
+    Errors and warnings as in `read_captions`. `unreadable` has the .txt files that could not be read, and why;
+    `files` the files that the table names.
     """
 
     def __init__(self, folder: Path, found: Sequence[Path]) -> None:
         self.folder, self.rows, self.texts = folder, read_captions(folder), {}
         self.unreadable: dict[Path, str] = {}
+        self.files = [row.file for row in self.rows.values()]
         for path in found:
             if path.suffix.lower() == ".txt":
                 self.texts.setdefault(_stem_of(path), path)
@@ -159,11 +184,10 @@ class Captions:
 
     def not_used(self, found: Sequence[Path], media: Sequence[Path]) -> dict[Path, str]:
         """The .txt files that belong to none of `media`, and the rows that belong to none of `found`: path -> why."""
-        used, there = {self.text_of(path) for path in media}, {key_of(path) for path in found}
+        used = {self.text_of(path) for path in media}
         why = f"no video or image of this name is beside it, or {TABLE} has the caption"
         texts = {path: why for path in found if path.suffix.lower() == ".txt" and path not in used}
-        absent = [self.folder / row.file for key, row in self.rows.items() if key not in there]
-        return texts | {path: f"named in {TABLE} but {_absence(path)}" for path in absent}
+        return texts | rows_without_file(self.folder, found, {TABLE: self.files})
 
 
 def _stem_of(path: Path) -> str:

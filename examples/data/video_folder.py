@@ -1,8 +1,8 @@
 """Data sets over a folder of captioned videos or images.
 
 Captions come from `captions.csv` (columns file and caption; the file's path is relative to the folder). A file that is
-not listed there has the text of the .txt file of the same name beside it, and without one the caption "". What lies in
-the folder and is not used is named in a warning.
+not listed there has the text of the .txt file of the same name beside it, and without one the caption "". Actions come
+from `actions.csv` (data/actions.py). What lies in the folder and is not used is named in a warning.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.captions import TABLE, Captions, files_below, shortened
+from data.actions import TABLE as ACTIONS
+from data.actions import read_actions
+from data.captions import TABLE as CAPTIONS
+from data.captions import Captions, files_below, rows_without_file, shortened
 from data.clip_arguments import as_flag, as_path, as_size, check_rate, whole
 from data.image_reader import read_pixels
 from data.timeline import Timeline, read_timeline
@@ -28,7 +32,7 @@ VIDEO_SUFFIXES = (
     *(".wmv", ".ogv", ".flv"),
 )
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
-TABLES = (TABLE, "actions.csv")  # files that belong to the data, though they are no videos or images
+TABLES = (CAPTIONS, ACTIONS)  # files that belong to the data, though they are no videos or images
 PROBES = 4  # files that are read at the same time when a data set is built
 
 
@@ -49,6 +53,7 @@ class _Folder(Dataset):
             raise ValueError(f"folder must be a directory, got {str(folder)!r}")
         found, left_out = files_below(self.folder, leave_out=leave_out)
         captions = Captions(self.folder, found)
+        self._read_tables()
         candidates = [path for path in found if path.suffix.lower() in self.suffixes]
         with ThreadPoolExecutor(PROBES) as pool:
             probed = list(pool.map(self._try_probe, candidates))
@@ -69,6 +74,10 @@ class _Folder(Dataset):
     def files(self) -> list[str]:
         """The paths of the files that are read, relative to the folder, in order: a file's index is its place here."""
         return [path.relative_to(self.folder).as_posix() for path in self.paths]
+
+    def every_caption(self) -> list[str]:
+        """All captions that an item can have."""
+        return sorted(set(self.captions))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch. An item is determined by seed, epoch and index."""
@@ -93,12 +102,13 @@ class _Folder(Dataset):
             if self.failed[candidate]:
                 continue
             try:
-                video = self._load(candidate, rng)
+                item = self._load(candidate, rng)
             except Exception as error:  # decoders raise errors of many kinds for broken files; training goes on
                 self._fail(candidate, error)
                 continue
-            flip = self.flip and rng.random() < 0.5
-            return {"video": video.flip(-1) if flip else video, "caption": self.captions[candidate]}
+            if self.flip and rng.random() < 0.5:
+                item["video"] = item["video"].flip(-1)
+            return item | {"caption": self.captions[candidate]}
         raise RuntimeError(f"none of the {len(self)} files in {self.folder} can be read any more")
 
     def _fail(self, index: int, error: Exception) -> None:
@@ -133,6 +143,9 @@ class _Folder(Dataset):
         if noted := [f"{path}: {note}" for path, note in zip(self.paths, self._notes()) if note]:
             warnings.warn(f"{len(noted)} files look different in a player:{shortened(noted)}", stacklevel=4)
 
+    def _read_tables(self) -> None:
+        """Read the tables that a data set uses beside the captions."""
+
     def _notes(self) -> list[str]:
         """What the pixels of each file lack of what a player shows; "" for nothing."""
         raise NotImplementedError
@@ -151,8 +164,8 @@ class _Folder(Dataset):
         """Check a file by decoding parts of it; returns what `_load` needs to know. Raises for a broken file."""
         raise NotImplementedError
 
-    def _load(self, index: int, rng: random.Random) -> Tensor:
-        """Read a clip of one file."""
+    def _load(self, index: int, rng: random.Random) -> dict[str, Tensor]:
+        """Read a clip of one file: an item without its caption."""
         raise NotImplementedError
 
 
@@ -160,13 +173,17 @@ class VideoFolder(_Folder):
     """Clips of the videos and gifs in a folder and its subfolders.
 
     An item is {"video": float (3, num_frames, height, width) in [0, 1], "caption": str}. Its first frame is random,
-    determined by seed, epoch and index.
+    determined by seed, epoch and index. A clip of a file that has rows in `actions.csv` (`read_actions`) also has
+    "actions": float32 (num_frames, a) of 0 and 1, the row of each frame of the clip. With a stride, or a lower fps than
+    the video's, the actions of the frames between are not shown; a frame that is repeated has the same row each time.
+    `action_names` has the names of the a columns, () without that table.
 
     size        a number or (height, width): frames are resized with antialiasing to just cover it, then centre-cropped
     num_frames  frames of a clip
     fps         the rate of a clip's frames, which are picked by their times and repeated where the video is slower
     stride      every n-th frame of the video, in place of `fps`
-    flip        mirror half of the clips; the captions stay, so "left" and "right" in them become wrong
+    flip        mirror half of the clips; the captions stay, so "left" and "right" in them become wrong, and so would
+                actions: flip is refused where there are any
     leave_out   a folder whose files are no data, such as that of the results of a training
 
     Hidden files and folders are no data; links to folders are followed. When the data set is built, parts of every
@@ -178,7 +195,8 @@ class VideoFolder(_Folder):
     What is cut off is not seen in all formats (`read_timeline`).
 
     Raises TypeError for arguments of a wrong kind; ValueError for those out of range, a missing folder, a folder
-    without a usable file, a wrong captions.csv, and where `leave_out` is the folder itself.
+    without a usable file, a wrong captions.csv or actions.csv, a video that is used and has another number of frames
+    than of rows in actions.csv, `flip` with actions, and where `leave_out` is the folder itself.
     """
 
     suffixes = VIDEO_SUFFIXES
@@ -197,12 +215,27 @@ class VideoFolder(_Folder):
     ) -> None:
         self.num_frames, (self.fps, self.stride) = whole("num_frames", num_frames, 1), check_rate(fps, stride)
         super().__init__(folder, size=size, flip=flip, seed=seed, leave_out=leave_out)
+        self.actions = [self.table.of(path, len(timeline.pts)) for path, timeline in zip(self.paths, self.probes)]
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """The names of the columns of actions."""
+        return self.table.names
+
+    def _read_tables(self) -> None:
+        self.table = read_actions(self.folder)
+        if self.flip and self.table.rows:
+            raise ValueError(f"flip must be False with {ACTIONS}, as left and right would become wrong, got True")
+
+    def _not_data(self, found: list[Path], captions: Captions) -> dict[Path, str]:
+        tables = {CAPTIONS: captions.files, ACTIONS: self.table.files}
+        return super()._not_data(found, captions) | rows_without_file(self.folder, found, tables)
 
     def _starts(self, timeline: Timeline) -> int:
         return int((timeline.clip_lengths(self.fps, self.stride) >= self.num_frames).sum())
 
-    def _read(self, path: Path, timeline: Timeline, start: int) -> Tensor:
-        return read_clip(path, timeline.pick(start, self.num_frames, self.fps, self.stride), self.size)
+    def _pick(self, timeline: Timeline, start: int) -> np.ndarray:
+        return timeline.pick(start, self.num_frames, self.fps, self.stride)
 
     def _probe(self, path: Path) -> Timeline:
         timeline = read_timeline(path)
@@ -211,21 +244,26 @@ class VideoFolder(_Folder):
             longest = timeline.clip_lengths(self.fps, self.stride)[0]
             raise ValueError(f"too short: {longest} of the {self.num_frames} frames of a clip")
         for start in {0, starts - 1}:
-            self._read(path, timeline, start)
+            read_clip(path, self._pick(timeline, start), self.size)
         return timeline
 
     def _notes(self) -> list[str]:
         return [timeline.note for timeline in self.probes]
 
-    def _load(self, index: int, rng: random.Random) -> Tensor:
-        timeline = self.probes[index]
-        return self._read(self.paths[index], timeline, rng.randrange(self._starts(timeline)))
+    def _load(self, index: int, rng: random.Random) -> dict[str, Tensor]:
+        timeline, actions = self.probes[index], self.actions[index]
+        pts = self._pick(timeline, rng.randrange(self._starts(timeline)))
+        item = {"video": read_clip(self.paths[index], pts, self.size)}
+        if actions is not None:
+            item["actions"] = torch.from_numpy(actions[np.searchsorted(timeline.pts, pts)]).float()
+        return item
 
 
 class ImageFolder(_Folder):
     """The images in a folder and its subfolders, as clips of one frame.
 
-    An item is {"video": float (3, 1, height, width) in [0, 1], "caption": str}. Everything else is as in VideoFolder.
+    An item is {"video": float (3, 1, height, width) in [0, 1], "caption": str}. Actions are not read. Everything
+    else is as in VideoFolder.
     """
 
     suffixes = IMAGE_SUFFIXES
@@ -247,8 +285,8 @@ class ImageFolder(_Folder):
     def _notes(self) -> list[str]:
         return self.probes
 
-    def _load(self, index: int, rng: random.Random) -> Tensor:
-        return rearrange(read_pixels(self.paths[index], self.size)[0], "c h w -> c 1 h w")
+    def _load(self, index: int, rng: random.Random) -> dict[str, Tensor]:
+        return {"video": rearrange(read_pixels(self.paths[index], self.size)[0], "c h w -> c 1 h w")}
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -130,15 +130,16 @@ def test_a_data_set_is_split_by_episode_and_reads_as_a_folder_of_videos(toy, tmp
     for split, episodes in (("train", range(8)), ("valid", [8]), ("test", [9])):
         wanted = {folder / split / f"{episode:05d}_{start:02d}.mp4" for episode in episodes for start in (0, 30, 60)}
         assert set((folder / split).glob("*.mp4")) == wanted
-        captions, (names, actions) = read_captions(folder / split), read_actions(folder / split)
-        assert {folder / split / row.file for row in captions.values()} == set(actions) == wanted
+        captions, (names, rows) = read_captions(folder / split), read_actions(folder / split)
+        assert {folder / split / row.file for row in captions.values()} == wanted and captions.keys() == rows.keys()
         assert {row.caption for row in captions.values()} == {
             "the player walks forward towards a medikit, picks up a medikit"
         }
-        assert names == ["turn_left", "turn_right", "move_forward"]
-        assert all(clip.shape == (30, 3) and (clip.sum(dim=1) == 1).all() for clip in actions.values())
+        assert names == ("turn_left", "turn_right", "move_forward")
+        assert all(clip.shape == (30, 3) and (clip.sum(axis=1) == 1).all() for _, clip in rows.values())
     data = VideoFolder(folder / "train", size=16, num_frames=17)
     assert len(data) == 24 and data[0]["video"].shape == (3, 17, 16, 16)
+    assert data.action_names == names and data[0]["actions"].shape == (17, 3)
     assert "train: 24 clips, 1 captions; move_forward 100%" in capsys.readouterr().out
 
 

@@ -249,10 +249,11 @@ def test_every_file_of_a_folder_is_used_or_named(tmp_path):
         write(tmp_path / name.lower(), grey_frames(4)).rename(tmp_path / name)
     Image.fromarray(noise(1)[0]).save(tmp_path / "a.png")
     Image.fromarray(noise(1)[0]).save(tmp_path / "e.jfif", format="jpeg")
-    for name in ("notes.md", "sound.mp3", "LICENSE", "deep/captions.csv", "actions.csv", "a.txt", "lonely.txt"):
+    for name in ("notes.md", "sound.mp3", "LICENSE", "deep/captions.csv", "a.txt", "lonely.txt"):
         (tmp_path / name).write_text("x")
     (tmp_path / "link.mp4").symlink_to("gone.mp4")
     os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "actions.csv").write_text("file,frame,left\n")
     (tmp_path / "captions.csv").write_text("file,caption\ndeep/b.MOV,b\na.png,p\ndeep/x-y.mp4,xy\n")
     named = {"notes.md", "sound.mp3", "LICENSE", "deep/captions.csv", "lonely.txt"}
     videos, [said] = files_and_warnings(tmp_path, VideoFolder, num_frames=2)
