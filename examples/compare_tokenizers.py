@@ -3,8 +3,10 @@
     python examples/compare_tokenizers.py runs/pixels runs/full --size 64 --sheet sheet.png --curves curves.png
     python examples/compare_tokenizers.py runs/mixed --sizes 16 32 48 64 32x64
 
-Each folder is the --out of a training of a tokenizer. None of the clips is in the training data. After an error, or
-Ctrl-C, the table has the columns that are measured. A row of the table and --curves need the curves of the training.
+Each folder is the --out of a training of a tokenizer, of any kind. None of the clips is in the training data. Each
+tokenizer gets the first frames of the clips, as many as it takes; the sheet shows the last frame that all of them have.
+After an error, or Ctrl-C, the table has the columns that are measured. A row of the table and --curves need the curves
+of the training.
 
 b = batch · c = channels · f = frames
 """
@@ -24,7 +26,8 @@ from data.moving_shapes import MovingShapes
 from data.runs import SEED, load_tokenizer
 from data.targets import check_targets, png
 from evaluation.measures import BATCH, judged_reconstruction, psnr, reconstruction
-from phenaki_pytorch import CViViT
+from phenaki_pytorch.core.lengths import usable_frames
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
 SHOWN = 4  # clips on the sheet
 SHOWN_SIZE = 256  # about the size, in pixels, to which the frames on the sheet are enlarged
@@ -65,9 +68,19 @@ def below_best(folder: Path) -> float:
     return max(psnrs) - psnrs[-1]
 
 
-def psnr_at(cvivit: CViViT, videos: Tensor) -> float:
+def fitted(tokenizer: VideoTokenizer, videos: Tensor) -> Tensor:
+    """The first frames of videos (b, c, f, h, w), as many as the tokenizer takes."""
+    return videos[:, :, : usable_frames(tokenizer, videos.shape[2])]
+
+
+def psnr_at(tokenizer: VideoTokenizer, videos: Tensor) -> float:
     """The PSNR, in dB, of the reconstruction of videos (b, c, f, h, w)."""
-    return psnr(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), videos)
+    return psnr(torch.cat([tokenizer.reconstruct(part) for part in videos.split(BATCH)]), videos)
+
+
+def normalised_error(psnr: float, videos: Tensor) -> float:
+    """The mean squared error of a PSNR over the variance of the videos' pixels, VideoGPT's NMSE."""
+    return 10 ** (-psnr / 10) / videos.var(correction=0).item()
 
 
 def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -77,14 +90,18 @@ def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, 
     return {title: {name: curve[column] for name, curve in curves.items()} for title, column in shared.items()}
 
 
-def measure(folder: Path, cvivit: CViViT, videos: Tensor, captions: Sequence[str]) -> dict[str, float | str]:
+def measure(folder: Path, tokenizer: VideoTokenizer, videos: Tensor, captions: Sequence[str]) -> dict[str, float | str]:
     """The column of one tokenizer."""
-    ids = "×".join(map(str, cvivit.grid(videos.shape[2], *videos.shape[3:])))
+    videos = fitted(tokenizer, videos)
+    ids = "×".join(map(str, tokenizer.grid(*videos.shape[2:])))
     return {
-        "parameters": f"{sum(parameter.numel() for parameter in cvivit.parameters()):,}",
+        "tokenizer": type(tokenizer).__name__,
+        "parameters": f"{sum(parameter.numel() for parameter in tokenizer.parameters()):,}",
+        "frames": str(videos.shape[2]),
         "ids of a clip": ids,
-        **reconstruction(cvivit, videos),
-        **judged_reconstruction(cvivit, videos, captions),
+        **reconstruction(tokenizer, videos),
+        "normalised squared error": normalised_error(psnr_at(tokenizer, videos), videos),
+        **judged_reconstruction(tokenizer, videos, captions),
         "PSNR below the run's best": below_best(folder),
     }
 
@@ -98,10 +115,11 @@ def markdown(head: Sequence[str], rows: dict[str, Sequence[float | str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_last_frames(path: Path, names: Sequence[str], tokenizers: Sequence[CViViT], clips: Tensor) -> None:
+def write_last_frames(path: Path, names: Sequence[str], tokenizers: Sequence[VideoTokenizer], clips: Tensor) -> None:
     """Write a PNG with a row for each clip: the last frame of the original and of each reconstruction."""
-    versions = [clips, *(cvivit.reconstruct(clips) for cvivit in tokenizers)]
-    last = torch.stack([version[:, :, -1] for version in versions], dim=2)
+    versions = [clips, *(tokenizer.reconstruct(fitted(tokenizer, clips)) for tokenizer in tokenizers)]
+    place = min(version.shape[2] for version in versions) - 1
+    last = torch.stack([version[:, :, place] for version in versions], dim=2)
     title = " | ".join(["original", *names])
     scale = max(1, SHOWN_SIZE // clips.shape[-1])
     write_sheet(path, [(title, row) for row in last], columns=1 + len(names), scale=scale)
@@ -112,7 +130,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("folders", type=path, nargs="+", help="the --out of each training")
     add("--size", type=integer(), default=32, help="of the clips that are judged, in pixels; default: %(default)s")
-    add("--frames", type=integer(), default=9, help="of each clip; default: %(default)s")
+    add("--frames", type=integer(), default=9, help="of each clip, at most; default: %(default)s")
     add("--count", type=integer(), default=200, help="number of clips; default: %(default)s")
     add("--seed", type=SEED, default=1, help="of the clips; default: %(default)s")
     add("--sizes", type=height_and_width, nargs="+", default=(), help="PSNR at these sizes, such as 32x64")
@@ -121,28 +139,28 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def check(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
+def check(args: argparse.Namespace, tokenizers: dict[Path, VideoTokenizer]) -> None:
     """Refuse, before anything is measured, what could only fail later."""
     if len({folder.name for folder in tokenizers}) < len(tokenizers):
         raise ValueError(f"expected runs of different names, got {', '.join(map(str, tokenizers))}")
     if args.curves and not curves_of(list(tokenizers)):
         raise ValueError(f"the curves of these runs share none of {', '.join(CURVES.values())}")
-    for folder, cvivit in tokenizers.items():
+    for folder, tokenizer in tokenizers.items():
         below_best(folder)
         for height, width in ((args.size, args.size), *args.sizes):
             with fitting(f"{folder}: --frames, --size or --sizes"):
-                cvivit.grid(args.frames, height, width)
+                tokenizer.grid(usable_frames(tokenizer, args.frames), height, width)
 
 
-def compare(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
+def compare(args: argparse.Namespace, tokenizers: dict[Path, VideoTokenizer]) -> None:
     """Measure all tokenizers, print the tables and write what is asked for."""
     names = [folder.name for folder in tokenizers]
     options = {"frames": args.frames, "count": args.count, "seed": args.seed}
     videos, captions = clips_of((args.size, args.size), **options)
     columns = []
     try:
-        for folder, cvivit in tokenizers.items():
-            columns.append(measure(folder, cvivit, videos, captions))
+        for folder, tokenizer in tokenizers.items():
+            columns.append(measure(folder, tokenizer, videos, captions))
     finally:
         if columns:
             print(markdown(names[: len(columns)], {row: [column[row] for column in columns] for row in columns[0]}))
@@ -150,7 +168,7 @@ def compare(args: argparse.Namespace, tokenizers: dict[Path, CViViT]) -> None:
         rows = {}
         for size in args.sizes:
             clips, _ = clips_of(size, **options)
-            rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(cvivit, clips) for cvivit in tokenizers.values()]
+            rows[f"PSNR at {size[0]}×{size[1]}"] = [psnr_at(each, fitted(each, clips)) for each in tokenizers.values()]
         print("\n" + markdown(names, rows))
     if args.curves:
         write_plots(args.curves, curves_of(list(tokenizers)), xlabel="step")

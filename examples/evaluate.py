@@ -28,7 +28,8 @@ from data.flags import given_names, integer, mistakes_in_one_line, path, refuse_
 from data.media import write_confusion, write_plots
 from data.moving_shapes import MovingShapes
 from data.outputs import alone, check_writable, written
-from data.runs import PRETRAINED, SEED, load_model, planned_sampling, read_plan, whole_curves
+from data.runs import PRETRAINED, SEED, load_phenaki, read_plan, whole_curves
+from data.sampling import planned_sampling
 from data.targets import made
 from evaluation.claims import (
     Judged,
@@ -98,7 +99,7 @@ class Model(NamedTuple):
 
 def load(folder: Path, args: argparse.Namespace) -> Model:
     """A model that generates in the precision of the arguments. The judge computes in float32 all the same."""
-    phenaki, settings = load_model(folder), {"seed": args.seed, **planned_sampling(read_plan(folder))}
+    phenaki, settings = load_phenaki(folder), {"seed": args.seed, **planned_sampling(read_plan(folder))}
     height, width = phenaki.cvivit.image_size
     if height != width:
         raise ValueError(f"moving shapes are square: expected such a model in {folder}, got {width} × {height} pixels")

@@ -33,7 +33,8 @@ from tqdm import tqdm
 from data.flags import integer, mistakes_in_one_line, path
 from data.media import write_plots
 from data.moving_shapes import prompts
-from data.runs import PRETRAINED, SEED, load_model, planned_sampling, read_plan
+from data.runs import PRETRAINED, SEED, load_phenaki, read_plan
+from data.sampling import planned_sampling
 from data.targets import check_targets, png
 from evaluation.measures import BATCH, judge_each, judged_shares
 from evaluation.ways import Way, first_and_last, passes_of, scales_of, way_of
@@ -81,7 +82,7 @@ def load_models(folders: Sequence[Path]) -> dict[Path, Phenaki]:
     for folder in dict.fromkeys(folders):
         if name_of(folder) in map(name_of, models):
             raise ValueError(f"expected models of runs with different names, got two of {name_of(folder)}")
-        models[folder] = load_model(folder)
+        models[folder] = load_phenaki(folder)
         if models[folder].text_encoder is None:
             raise ValueError(f"expected a model that reads prompts, that in {folder} is unconditional")
     return models

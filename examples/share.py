@@ -9,7 +9,7 @@ that run's curves come first. Sampling options that are given replace those in t
 FOLDER must be another.
 
 With --tokenizer, models share one tokenizer: it is left out, and the plan says where it lies, relative to the plan's
-folder. `load_model` in data/runs.py reads it there. It must be the model's own, in half precision.
+folder. `load_phenaki` in data/runs.py reads it there. It must be the model's own, in half precision.
 """
 
 import argparse
@@ -24,19 +24,8 @@ import torch
 from data.flags import mistakes_in_one_line, path
 from data.media import write_curves
 from data.outputs import check_writable, written
-from data.runs import (
-    IN_PLAN,
-    add_sampling,
-    asked_sampling,
-    check_sampling,
-    load_model,
-    load_tokenizer,
-    planned_sampling,
-    read_json,
-    read_plan_file,
-    whole_curves,
-    write_rows,
-)
+from data.runs import load_phenaki, load_tokenizer, read_json, read_plan_file, whole_curves, write_rows
+from data.sampling import IN_PLAN, add_sampling, asked_sampling, check_sampling, planned_sampling
 from data.targets import made
 from phenaki_pytorch import CViViT, Phenaki
 
@@ -51,7 +40,7 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
     before anything is written.
     """
     check_folders(run, folder, tokenizer)
-    phenaki, plan = load_model(run / "model").cpu(), planned(run, sampling)
+    phenaki, plan = load_phenaki(run / "model").cpu(), planned(run, sampling)
     check_sampling(sampling, planned_sampling(plan["arguments"]), phenaki)
     if tokenizer is not None:
         check_same_tokenizer(phenaki.cvivit, tokenizer)

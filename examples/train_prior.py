@@ -1,14 +1,20 @@
-"""Train the second stage: MaskGit over the ids of a trained tokenizer, given captions; then generate a story.
+"""Train the second stage: a prior over the ids of a trained tokenizer; then generate samples and measure them.
 
     python examples/train_prior.py                                    # after train_tokenizer.py with the same --out
+    python examples/train_prior.py --prior gpt --condition classes    # each caption is a class
+    python examples/train_prior.py --prior gpt --data FOLDER --condition frames actions   # with an actions.csv
     python examples/train_prior.py --tokenizer FOLDER --data FOLDER   # another tokenizer, your own captioned clips
     accelerate launch examples/train_prior.py ...                     # several devices
     python examples/train_prior.py --resume                           # go on where the training was stopped
     python examples/train_prior.py --model FOLDER ...                 # begin with a trained model
     python examples/train_prior.py --model FOLDER --distil-guidance 2 ...   # and learn to need no guidance
 
-Leaves in --out: model/, which `Phenaki.from_pretrained` and generate.py read, tokenizer included; plan.json; maskgit/
-with curves, checkpoints and samples; story.gif and results.json.
+A maskgit predicts many ids at once, in a few steps, given captions or nothing. A gpt predicts one id after the other,
+given any of: captions as texts, captions as classes, first frames, actions. Flags of the other prior are refused.
+--flip is refused for a folder that has an actions.csv, as left and right would become wrong.
+
+Leaves in --out: model/, which generate.py and `Phenaki.from_pretrained` or `VideoGPT.from_pretrained` read, tokenizer
+included; plan.json; maskgit/ or gpt/ with curves, checkpoints and samples; results.json; of a maskgit, story.gif.
 """
 
 from collections.abc import Sequence

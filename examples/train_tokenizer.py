@@ -1,14 +1,21 @@
-"""Train the first stage, the tokenizer: a CViViT, on moving shapes or on a folder of videos and images.
+"""Train the first stage, a tokenizer, on moving shapes or on a folder of videos and images.
 
-    python examples/train_tokenizer.py                                        # moving shapes
+    python examples/train_tokenizer.py                                        # a CViViT, on moving shapes
+    python examples/train_tokenizer.py --tokenizer vqvae                      # VideoGPT's tokenizer
+    python examples/train_tokenizer.py --tokenizer vqgan                      # LAION's
     python examples/train_tokenizer.py --data FOLDER --size 64 --frames 13    # your own clips and pictures
     accelerate launch examples/train_tokenizer.py ...                         # several devices
     python examples/train_tokenizer.py --resume                               # go on where the training was stopped
     python examples/train_tokenizer.py --model FOLDER ...                     # begin with a trained tokenizer
     python examples/train_tokenizer.py --overwrite ...                        # replace the training that --out holds
 
-Leaves in --out: model/cvivit, which train_prior.py reads, and tokenizer/ with plan.json, curves, checkpoints and
-reconstructions; with --adversarial also discriminator/.
+A CViViT is made of transformers over patches, a VQVAE of 3-D convolutions and axial attention, a VQGAN of 3-D
+convolutions. With the default --strides a VQVAE takes no images. Flags of another tokenizer are refused.
+
+Leaves in --out: the tokenizer, in model/cvivit or, of the other kinds, in model/tokenizer, which train_prior.py reads;
+and tokenizer/ with plan.json, curves, checkpoints and reconstructions; with --adversarial also discriminator/.
+
+--flip is refused for a folder that has an actions.csv, as left and right would become wrong.
 
 --image-perceptual, --video-perceptual and --adversarial add the other terms of the paper's loss. How their weights
 were found, and what makes this training unstable, is in results/adversarial.md.

@@ -166,6 +166,17 @@ class MovingShapes(Dataset):
             words += f" moves {motion}"
         return Clip(colour, shape, motions, start, words)
 
+    def every_caption(self) -> list[str]:
+        """All captions that an item can have."""
+        if self.split == "tokenizer":
+            return [""]
+        verbs = [""] if self.num_frames == 1 else [" moves", " turns"][: self.num_frames - 1]
+        things = [f"a {colour} {shape}" for colour, shape in SPLITS[self.split]]
+        return [
+            f"{thing}{verb} {motion}" if verb else thing
+            for thing, verb, motion in product(things, verbs, MOTIONS if verbs != [""] else [""])
+        ]
+
     def __getitem__(self, index: int) -> dict[str, Tensor | str]:
         return self.__getitems__([index])[0]
 

@@ -1,31 +1,35 @@
-"""What a training leaves behind, and how to sample from it: the model, its plan.json and its curves.
+"""What a training leaves behind: the model, its plan.json and its curves.
 
-OUT/model/                  what `Phenaki.from_pretrained` reads; OUT/model/cvivit is the tokenizer
+OUT/model/                  what `Phenaki.from_pretrained` or `VideoGPT.from_pretrained` reads
+OUT/model/cvivit            the tokenizer, a CViViT; OUT/model/tokenizer one of another kind
 OUT/plan.json               the arguments of train_prior.py, the words of its captions
 OUT/tokenizer/plan.json     the arguments of train_tokenizer.py
-OUT/STAGE/curves.csv        the curves of a stage, "tokenizer" or "maskgit"
+OUT/STAGE/curves.csv        the curves of a stage, "tokenizer" or "maskgit" or "gpt"
 """
 
-import argparse
 import csv
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from data.clip_arguments import MAX_FPS, MIN_FPS
-from data.flags import flag_of, integer, number
+from data.flags import integer, number
 from data.outputs import written
+from data.sampling import planned_sampling
 from data.word_vectors import WordVectors, words_of
-from phenaki_pytorch import CViViT, Phenaki, SelfCritic
-from phenaki_pytorch.priors.decoding import DEFAULTS, SamplingOptions, sampling_options
+from phenaki_pytorch import GPT, CViViT, MaskGit, Phenaki, VideoGPT
+from phenaki_pytorch.first_stage import KINDS
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "model"
 
-# The options that a plan and a command line can set, and the names of those that a plan calls otherwise.
-SETTABLE = tuple(name for name in DEFAULTS if name not in ("generator", "progress"))
-IN_PLAN = {"steps": "sampling_steps"}
+# The systems, and what each calls its prior and its tokenizer.
+SYSTEMS = {Phenaki: "maskgit", VideoGPT: "gpt"}
+PARTS = {Phenaki: "cvivit", VideoGPT: "tokenizer"}
 
 RATE = number(at_least=MIN_FPS, at_most=MAX_FPS)  # a `type` for argparse: frames per second
 SEED = integer(at_least=0, at_most=2**63 - 1)  # a `type` for argparse: the seeds that torch and Python both take
@@ -48,40 +52,85 @@ def read_json(path: Path) -> dict:
 # models
 
 
-def load_model(folder: Path) -> Phenaki:
+def load_model(folder: Path) -> Phenaki | VideoGPT:
     """The model of a folder, on a GPU if there is one, with the tokenizer and text encoder it was trained with.
 
     A model without a tokenizer of its own shares that of another: its plan says where it lies. Raises ValueError for a
     folder without a model, and for a text encoder that is unknown here.
     """
-    config, prior = folder / "config.json", folder / "maskgit" / "config.json"
-    if not (config.is_file() and prior.is_file()):
+    config, own = folder / "config.json", {}
+    saved = read_json(config) if config.is_file() else {}
+    system = next((system for system, part in PARTS.items() if part in saved), None)
+    if system is None or not (folder / SYSTEMS[system] / "config.json").is_file():
         what = "the folder model/ that train_prior.py left in its --out"
         raise ValueError(f"no model in {folder}: expected {_inside(folder) or what}")
-    saved, own = read_json(config), {}
-    if saved.get("text_encoder") == Phenaki.GIVEN:
-        own["text_encoder"], width = WordVectors(), read_json(prior).get("dim_context")
-        if isinstance(width, int) and own["text_encoder"].dim != width:  # other configs are refused when it is built
+    if saved.get("text_encoder") == system.GIVEN:
+        words, width = WordVectors(), read_json(folder / SYSTEMS[system] / "config.json").get("dim_context")
+        if isinstance(width, int) and words.dim != width:  # other configs are refused when it is built
             raise ValueError(f"the model in {folder} was trained with another text encoder, {width} wide")
-    if saved.get("cvivit") == Phenaki.GIVEN:
-        own["cvivit"] = load_tokenizer(folder)
-    return Phenaki.from_pretrained(folder, **own).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        own["text_encoder"] = words
+    if saved[PARTS[system]] == system.GIVEN:
+        own[PARTS[system]] = load_tokenizer(folder)
+    return system.from_pretrained(folder, **own).eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_tokenizer(folder: Path) -> CViViT:
+def load_phenaki(folder: Path) -> Phenaki:
+    """As `load_model`; ValueError for a model of another kind."""
+    model = load_model(folder)
+    if not isinstance(model, Phenaki):
+        raise ValueError(f"{folder} holds a {type(model).__name__}, expected a Phenaki")
+    return model
+
+
+def tokenizer_of(model: Phenaki | VideoGPT) -> VideoTokenizer:
+    """The tokenizer of a model."""
+    return getattr(model, PARTS[type(model)])
+
+
+def prior_of(model: Phenaki | VideoGPT) -> MaskGit | GPT:
+    """The prior of a model."""
+    return getattr(model, SYSTEMS[type(model)])
+
+
+def device_of(model: Phenaki | VideoGPT) -> torch.device:
+    """The device of a model's prior."""
+    return prior_of(model).placement().device
+
+
+def load_tokenizer(folder: Path) -> VideoTokenizer:
     """The tokenizer of a model's folder, its own or the one that its plan names, or in a folder of its own; on the CPU.
 
     Raises ValueError where there is none.
     """
-    places = [folder / "cvivit", folder]
-    if (folder / "maskgit").is_dir():
-        shared = read_plan_file(folder).get("tokenizer")
-        places = [folder / "cvivit", *([] if shared is None else [folder.resolve().parent / shared])]
-    for place in places:
+    config = folder / "config.json"
+    saved = read_json(config) if config.is_file() else {}
+    places = [folder / part for part in PARTS.values() if part in saved]  # of a model, the one that it was trained with
+    if places and (shared := read_plan_file(folder).get("tokenizer")) is not None:
+        places.append(folder.resolve().parent / shared)
+    for place in places or [folder / "cvivit", folder / "tokenizer", folder]:
         if (place / "config.json").is_file():
-            return CViViT.from_pretrained(place)
-    what = "the folder model/cvivit that train_tokenizer.py left in --out"
+            return kind_of(place).from_pretrained(place)
+    what = "the folder model/ that train_tokenizer.py left in --out"
     raise ValueError(f"no tokenizer in {folder}: expected {_inside(folder) or what}")
+
+
+def kind_of(folder: Path) -> type[VideoTokenizer]:
+    """The class of a saved tokenizer, the one whose arguments its config holds. ValueError where there is none.
+
+    A config that was saved before an argument was added lacks it, if it has a default.
+    """
+    names = read_json(folder / "config.json").keys()
+    for kind in KINDS.values():
+        arguments = inspect.signature(kind).parameters
+        needed = {name for name, argument in arguments.items() if argument.default is argument.empty}
+        if needed <= names <= arguments.keys():
+            return kind
+    raise ValueError(f"{folder} holds none of {', '.join(KINDS)}, but {', '.join(names) or 'an empty config'}")
+
+
+def folder_of(tokenizer: VideoTokenizer) -> str:
+    """The folder in model/ that a training of a tokenizer leaves."""
+    return "cvivit" if isinstance(tokenizer, CViViT) else "tokenizer"
 
 
 def _inside(folder: Path) -> Path | None:
@@ -116,9 +165,11 @@ def check_plan(plan: dict) -> None:
     ):
         if not isinstance(value, str | None):
             raise ValueError(f"{name} must be the name of a folder, got {value!r}")
-    words = plan.get("words", [])
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError("words must be a list of words")
+    lists = {name: plan.get(name, []) for name in ("words", "classes", "actions")}
+    lists["arguments condition"] = arguments.get("condition") or []
+    for name, words in lists.items():
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"{name} must be a list of words")
     fps, stride = arguments.get("fps"), arguments.get("stride", 1)
     if fps is not None and not (isinstance(fps, int | float) and MIN_FPS <= fps <= MAX_FPS):
         raise ValueError(f"fps must be at least {MIN_FPS} and at most {MAX_FPS}, got {fps!r}")
@@ -140,66 +191,25 @@ def unknown_words(folder: Path, prompts: Sequence[str]) -> tuple[list[str], list
     return sorted({word for prompt in prompts for word in words_of(prompt)} - set(known)), known
 
 
-# sampling
+class Labels(NamedTuple):
+    """The names of the classes and of the actions that a model was told; empty for none."""
+
+    classes: list[str]
+    actions: list[str]
 
 
-def planned_sampling(plan: dict) -> SamplingOptions:
-    """The sampling options that a plan's arguments ask for, the paper's where they say nothing.
+def labels_of(folder: Path, model: Phenaki | VideoGPT) -> Labels:
+    """The names of a model's classes and actions, as its plan has them; numbers where it is not there.
 
-    ValueError for impossible values and kinds.
+    ValueError for a plan with another number of names.
     """
-    names = {name: IN_PLAN.get(name, name) for name in SETTABLE}
-    try:
-        options = sampling_options({name: plan[planned] for name, planned in names.items() if planned in plan})
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    return {name: options[name] for name in SETTABLE}
-
-
-def add_sampling(parser: argparse.ArgumentParser, steps_flag: str = "--steps", **defaults: object) -> None:
-    """Add the sampling options as arguments, None by default, if not in `defaults`.
-
-    A program in which --steps are those of training calls its `steps_flag` "--sampling-steps", as the plan does.
-    """
-    add = parser.add_argument_group("sampling").add_argument
-    scale = number(at_least=0)
-    add(steps_flag, type=integer(), help="passes of parallel decoding")
-    add("--cond-scale", type=scale, help="guidance by the text; 1 is none")
-    add("--critic-scale", type=scale, help="guidance of the critic, of a model that has one; 1 is none")
-    guide_every = "the pass without the text, which guidance needs, is computed in every n-th step only"
-    add("--guide-every", type=integer(), metavar="N", help=guide_every)
-    inline = "the self-critic reads the ids in MaskGit's own passes"
-    add("--critic-inline", action=argparse.BooleanOptionalAction, help=inline)
-    add("--temperature", type=scale, help="scale of the noise on the confidence in parallel decoding")
-    softmax = "softmax temperature of the first and the last step"
-    add("--token-temperature", type=number(above=0), nargs=2, metavar=("FIRST", "LAST"), help=softmax)
-    parser.set_defaults(**defaults)
-
-
-def asked_sampling(args: argparse.Namespace) -> dict:
-    """The arguments of `add_sampling` by name, None where they are not given."""
-    return {name: getattr(args, name) for name in SETTABLE}
-
-
-def check_sampling(given: dict, options: SamplingOptions, phenaki: Phenaki) -> None:
-    """Refuse, with a ValueError, sampling options that have no effect on a model, and those that it cannot have.
-
-    given    the options that were asked for, None where they were not
-    options  all of them, with what the plan says where nothing was asked for
-    """
-    critic, guiding = phenaki.critic, ("cond_scale", "guide_every")
-    for idle, why, names in (
-        (critic is None, "on a model without a critic", ("critic_scale", "critic_inline")),
-        (phenaki.text_encoder is None, "on an unconditional model", (*guiding, "critic_scale")),
-        (critic is not None and critic.backbone.dim_context is None, "as the critic reads no text", ("critic_scale",)),
-        (options["cond_scale"] == 1, "with --cond-scale 1, which is no guidance", ("guide_every",)),
-        (options["steps"] == 1, "in a single step", ("guide_every", "temperature", "critic_scale", "critic_inline")),
-    ):
-        if idle and (without := [flag_of(name) for name in names if given.get(name) is not None]):
-            raise ValueError(f"{', '.join(without)} would have no effect {why}")
-    sampling_options(options)
-    if options["critic_inline"] and critic is not None and not isinstance(critic, SelfCritic):
-        raise ValueError(f"--critic-inline needs a SelfCritic, the model has a {type(critic).__name__}")
+    plan, labels = read_plan_file(folder), getattr(model, "labels", None)
+    counts = {"classes": (labels and labels.num_classes) or 0, "actions": (labels and labels.dim_action) or 0}
+    names = {name: plan.get(name) or [str(number) for number in range(count)] for name, count in counts.items()}
+    for name, count in counts.items():
+        if len(names[name]) != count:
+            raise ValueError(f"the model in {folder} has {count} {name}, its plan.json {len(names[name])}")
+    return Labels(**names)
 
 
 # curves
@@ -236,7 +246,7 @@ def _run_before(run: Path, stage: str) -> Path | None:
         folder = plan.get("model") or (plan.get("tokenizer") if stage == "tokenizer" else None)
     if not folder:
         return None
-    return Path(folder).parent.parent if Path(folder).name == "cvivit" else Path(folder).parent
+    return Path(folder).parent.parent if Path(folder).name in PARTS.values() else Path(folder).parent
 
 
 def read_rows(path: Path) -> list[dict]:

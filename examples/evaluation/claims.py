@@ -17,9 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.moving_shapes import SPEED, TURN_LATEST, Clip, MovingShapes, draw, prompts, read_caption, stories
+from data.runs import device_of
 from evaluation.judge import PACE, Verdict, agree, judge, seam_ratio, speed, track, wrap
 from evaluation.measures import BATCH, Mean, Share, judged_shares, read_each, share_of
-from phenaki_pytorch import Phenaki, SamplingOptions
+from phenaki_pytorch import Phenaki, SamplingOptions, VideoGPT
 from phenaki_pytorch.long_video import OVERLAP, LongVideo
 
 SHORTEST_JUDGED = TURN_LATEST + 2  # frames: one step after the latest turn
@@ -34,7 +35,7 @@ def overlap_of(phenaki: Phenaki) -> int:
 
 
 def generate_all(
-    phenaki: Phenaki,
+    model: Phenaki | VideoGPT,
     captions: Sequence[str] | None,
     count: int,
     *,
@@ -42,7 +43,7 @@ def generate_all(
     seed: int,
     given: Tensor | None = None,
     title: str,
-    **sampling: Unpack[SamplingOptions],
+    **sampling: object,
 ) -> Tensor:
     """Generate new frames for each of `count` captions: (b, c, num_frames, h, w), float32, on the CPU.
 
@@ -50,11 +51,11 @@ def generate_all(
     given     the frames before the new ones, (b, c, f, h, w), or None
     title     what the progress bar shows
     """
-    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(seed)
+    generator = torch.Generator(device_of(model)).manual_seed(seed)
     videos = []
     for first in tqdm(range(0, count, BATCH), desc=title, leave=False):
         part = slice(first, min(first + BATCH, count))
-        new = phenaki.generate(
+        new = model.generate(
             None if captions is None else list(captions[part]),
             batch_size=part.stop - first if captions is None else 1,
             num_frames=num_frames,
@@ -104,12 +105,12 @@ class Judged(NamedTuple):
 
 
 def text_to_video(
-    phenaki: Phenaki, count: int, *, seed: int, split: str = "seen", **sampling: Unpack[SamplingOptions]
+    model: Phenaki | VideoGPT, count: int, *, seed: int, split: str = "seen", **sampling: object
 ) -> Judged:
     """Measures 1 to 3: one window for each prompt of a split of the moving shapes."""
     captions = prompts(split, count, seed=seed)
-    options = {"num_frames": phenaki.window, "seed": seed, "title": f"text to video, {split}"}
-    videos = generate_all(phenaki, captions, count, **options, **sampling)
+    options = {"num_frames": model.window, "seed": seed, "title": f"text to video, {split}"}
+    videos = generate_all(model, captions, count, **options, **sampling)
     return Judged(captions, read_each(videos, captions))
 
 

@@ -10,7 +10,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from data.runs import planned_sampling
+from data.sampling import planned_sampling
 from phenaki_pytorch import Phenaki
 from phenaki_pytorch.layers.attention import Context
 from phenaki_pytorch.priors.decoding import Confidence, Logits, by_confidence, by_critic

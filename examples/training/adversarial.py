@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from phenaki_pytorch import CViViT, Discriminator, LossWeights
+from phenaki_pytorch import LossWeights
 from phenaki_pytorch.tokenizers.discriminators import DiscriminatorLosses
 from phenaki_pytorch.tokenizers.losses import PAPER_WEIGHTS, TokenizerLosses, tokenizer_losses
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 from training.loop import Recipe, build_optimizers, update
 
 BALANCE_EVERY = 16  # steps
@@ -25,20 +26,20 @@ class TokenizerStep(nn.Module):
 
     def __init__(
         self,
-        cvivit: CViViT,
+        tokenizer: VideoTokenizer,
         *,
         weights: LossWeights,
-        discriminator: Discriminator | None = None,
+        discriminator: nn.Module | None = None,
         **perceptual: nn.Module,
     ):
         super().__init__()
-        self.cvivit = cvivit
+        self.tokenizer = tokenizer
         self.weights = weights
         self.perceptual = nn.ModuleDict(perceptual)  # image_perceptual, video_perceptual, or neither
         self.others = {"discriminator": discriminator}  # in a dict, no submodule: another optimizer trains it
 
     def forward(self, video: Tensor, frame_mask: Tensor | None = None) -> TokenizerLosses:
-        return self.cvivit.losses(video, frame_mask, weights=self.weights, **self.perceptual, **self.others)
+        return self.tokenizer.losses(video, frame_mask, weights=self.weights, **self.perceptual, **self.others)
 
     def balance(self, reconstruction: Tensor, video: Tensor, frame_mask: Tensor | None = None) -> Tensor:
         """Norms (2,) of the gradients at a reconstruction: of all other terms, and of the adversarial one."""
@@ -59,7 +60,7 @@ class TokenizerStep(nn.Module):
 class DiscriminatorStep(nn.Module):
     """The discriminator's loss in all its parts, as a module that DDP can wrap."""
 
-    def __init__(self, discriminator: Discriminator):
+    def __init__(self, discriminator: nn.Module):
         super().__init__()
         self.discriminator = discriminator
 
@@ -84,7 +85,7 @@ class DiscriminatorTraining:
     def __init__(
         self,
         accelerator: Accelerator,
-        discriminator: Discriminator,
+        discriminator: nn.Module,
         tokenizer: TokenizerStep,
         recipe: Recipe,
         *,

@@ -4,12 +4,15 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data.conditions import CONDITIONS
 from data.flags import given_names, integer, number, path, path_text, refuse_idle
-from data.runs import RATE, add_sampling, planned_sampling
+from data.runs import RATE
+from data.sampling import add_sampling, planned_sampling
 from phenaki_pytorch.priors.masking import SCHEDULES
-from training.checks import check_prior, check_run, check_tokenizer
+from training.checks import PRIOR_DEFAULTS, check_prior, check_run, check_tokenizer
 from training.loop import Recipe
 from training.plans import resumed
+from training.tokenizers import KINDS
 
 SEED = integer(0, 2**32 - 1)  # numpy takes no larger one
 WEIGHT = number(at_least=0)
@@ -21,7 +24,7 @@ def tokenizer_arguments(argv: Sequence[str] | None = None, description: str | No
     """The arguments of train_tokenizer.py."""
     parser = new_parser(description)
     add_run(parser, steps=1200, model="a trained tokenizer to begin with: its folder, or that of a model")
-    add = add_data(parser, size=32, frames=9, image_weight=0.02)
+    add = add_data(parser, size=32, frames=None)
     others = "more sizes of clips, each in as many batches as --size"
     add("--other-sizes", type=integer(), nargs="*", default=(), help=others)
     add_tokenizer_model(parser)
@@ -38,22 +41,28 @@ def prior_arguments(argv: Sequence[str] | None = None, description: str | None =
     add(
         "--tokenizer",
         type=path_text,
-        help="a trained tokenizer: its folder, or that of a model; default: OUT/model/cvivit",
+        help="a trained tokenizer: its folder, or that of a model; default: that in OUT/model",
     )
-    add("--text-encoder", default="words", help="a T5 name or directory, 'words' (random vectors), or 'none'")
-    add = add_data(parser, size=None, frames=None, image_weight=0.05)
+    add("--prior", choices=tuple(PRIOR_DEFAULTS), help="default: maskgit, or that of --model")
+    told = "what the prior is told, several for gpt: captions as texts or as classes, first frames, actions; or none"
+    add("--condition", nargs="+", choices=(*CONDITIONS, "none"), help=f"{told}; default: text, or that of --model")
+    add("--text-encoder", default="words", help="a T5 name or directory, or 'words' (random vectors)")
+    add = add_data(parser, size=None, frames=None)
     add("--encoded", type=integer(), default=6000, help="number of clips, and of images, to encode before training")
     add = parser.add_argument_group("model").add_argument
-    add("--dim", type=integer(), default=96)
-    add("--depth", type=integer(), default=4)
-    add("--critic", choices=("none", "token", "self"), default="none", help="classifies which ids to mask again")
+    add("--dim", type=integer(), help="width; default: 96 of a maskgit, 128 of a gpt")
+    add("--depth", type=integer(), help="layers; default: 4")
+    critic = "of a maskgit: classifies which ids to mask again; default: none"
+    add("--critic", choices=("none", "token", "self"), help=critic)
+    add("--positions", choices=("learned", "sincos"), help="of a gpt; default: learned")
+    axes = "of a gpt: the axes that have positions; default: both"
+    add("--axes", choices=("both", "space", "time"), help=axes)
     add = add_recipe(parser, batch_size=8, lr=3e-3, compiled="the transformers")
     add_prior_recipe(add)
-    add_sampling(parser, "--sampling-steps", sampling_steps=24, temperature=4.0, token_temperature=(1.2, 0.1))
-    parser.set_defaults(critic_scale=1.0, guide_every=1, critic_inline=False)
+    add_sampling(parser, "--sampling-steps")
     add = parser.add_argument_group("evaluation at the end, of moving shapes").add_argument
-    add("--prompts", type=integer(0), default=200, help="number of prompts; 0 for none")
-    add("--stories", type=integer(0), default=50, help="number of stories; 0 for none")
+    add("--prompts", type=integer(0), help="number of prompts; 0 for none; default: 200")
+    add("--stories", type=integer(0), help="of a maskgit: number of stories; 0 for none; default: 50")
     return parsed(parser, argv, plan="plan.json", check=check_prior)
 
 
@@ -103,7 +112,7 @@ def add_overwrite(add: Callable) -> None:
     add("--overwrite", action="store_true", help="replace the training that --out holds; a tokenizer's, with its model")
 
 
-def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int | None, image_weight: float):
+def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int | None):
     """Add the arguments about the data; returns the function that adds more of them."""
     defaults = [f"default: {value or 'of the tokenizer'}" for value in (size, frames)]
     add = parser.add_argument_group("data").add_argument
@@ -113,22 +122,30 @@ def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int |
     add("--stride", type=integer(), default=1, help="take every n-th frame of a folder's videos, without --fps")
     add("--flip", action="store_true", help="mirror a folder's clips at random; captions with 'left' become wrong")
     add("--video-weight", type=WEIGHT, default=1.0, help="weight of batches of videos among all batches")
-    add("--image-weight", type=WEIGHT, default=image_weight, help="weight of batches of images among all batches")
+    images = "weight of batches of images among all batches; default: a few per cent, 0 where images are no clips"
+    add("--image-weight", type=WEIGHT, help=images)
     add("--workers", type=integer(0), default=0, help="processes that load data")
     return add
 
 
 def add_tokenizer_model(parser: argparse.ArgumentParser) -> None:
-    """Add the sizes of the tokenizer."""
-    add = parser.add_argument_group("model").add_argument
-    add("--patch-size", type=integer(), default=4)
-    add("--temporal-patch-size", type=integer(), default=2)
-    add("--quantizer", default="fsq", choices=("vq", "lfq", "fsq", "simvq"))
-    add("--levels", type=integer(2), nargs="+", default=[4, 4, 4, 4, 4], help="of fsq")
-    add("--codebook-size", type=integer(2), default=512, help="of the other quantizers")
-    add("--dim", type=integer(), default=128)
-    add("--spatial-depth", type=integer(0), default=2, help="layers over space, in encoder and decoder each")
-    add("--temporal-depth", type=integer(0), default=1, help="layers over time, in encoder and decoder each")
+    """Add the kind and the sizes of the tokenizer, whose defaults are those of the kind."""
+    group = parser.add_argument_group("model", "Defaults are those of the tokenizer, in training/tokenizers.py.")
+    add = group.add_argument
+    add("--tokenizer", choices=tuple(KINDS), help="default: cvivit, or the kind of --model")
+    add("--quantizer", choices=("vq", "lfq", "fsq", "simvq", "ema"))
+    add("--levels", type=integer(2), nargs="+", help="of fsq")
+    add("--codebook-size", type=integer(2), help="of the other quantizers")
+    add("--dim", type=integer(), help="width")
+    add("--patch-size", type=integer(), help="of cvivit: pixels of an id")
+    add("--temporal-patch-size", type=integer(), help="of cvivit: frames of an id")
+    add("--spatial-depth", type=integer(0), help="of cvivit: layers over space, in encoder and decoder each")
+    add("--temporal-depth", type=integer(0), help="of cvivit: layers over time, in encoder and decoder each")
+    add("--depth", type=integer(0), help="of vqvae and vqgan: blocks, in encoder and decoder each")
+    strides = "of vqvae: frames and pixels of an id, powers of 2"
+    add("--strides", type=integer(), nargs=3, metavar=("FRAMES", "HEIGHT", "WIDTH"), help=strides)
+    add("--heads", type=integer(), help="of vqvae: attention heads")
+    add("--no-axial-attention", action="store_true", default=None, help="of vqvae: convolutions alone")
 
 
 def add_recipe(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, compiled: str):
@@ -154,17 +171,14 @@ def add_recipe(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, c
 
 def add_prior_recipe(add) -> None:
     """Add what is special to the training of the second stage."""
-    add("--mask-schedule", choices=tuple(SCHEDULES), default="cubic", help="share of the ids that is masked")
-    add(
-        "--prime-prob",
-        type=number(at_least=0, at_most=1),
-        default=0.25,
-        help="share of the clips that are trained as continuations",
-    )
+    masked = "of a maskgit: share of the ids that is masked; default: cubic"
+    add("--mask-schedule", choices=tuple(SCHEDULES), help=masked)
+    continued = "of a maskgit: share of the clips that are trained as continuations; default: 0.25"
+    add("--prime-prob", type=number(at_least=0, at_most=1), help=continued)
     distil = "distil guidance of this scale from the MaskGit of --model"
     add("--distil-guidance", type=WEIGHT, metavar="SCALE", help=distil)
     crossed = "with --distil-guidance: weight of batches of videos under captions of images"
-    add("--crossed-weight", type=WEIGHT, default=0.5, help=crossed)
+    add("--crossed-weight", type=WEIGHT, help=f"{crossed}; default: 0.5")
 
 
 def add_loss(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +206,7 @@ def add_loss(parser: argparse.ArgumentParser) -> None:
         default=0.1,
         help="share of the steps in which its weight grows from 0",
     )
-    add("--discriminator-dim", type=integer(), default=32, help="channels at 32×32 and below; the paper's has 512")
+    add("--discriminator-dim", type=integer(), help="channels at 32×32 and below; the paper's has 512, LAION's 256")
     add("--discriminator-lr", type=number(above=0), default=1e-3)
     add("--judged-frames", type=integer(), default=3, help="frames of each clip that the discriminator learns from")
     add("--r1-weight", type=WEIGHT, default=1.0, help="weight of the penalty on the discriminator's gradient")

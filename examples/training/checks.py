@@ -10,9 +10,13 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from data.conditions import CONDITIONS
 from data.flags import flag_of, refuse_idle
-from data.runs import IN_PLAN, SETTABLE, check_sampling, planned_sampling
-from phenaki_pytorch import Phenaki
+from data.runs import read_plan
+from data.sampling import IN_PLAN, SETTABLE, check_sampling, planned_sampling
+from phenaki_pytorch import Phenaki, VideoGPT
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
+from training.tokenizers import KINDS, kind_of, lacking
 
 ADVERSARIAL = (
     "adversarial_start",
@@ -22,7 +26,40 @@ ADVERSARIAL = (
     "discriminator_dim",
     "discriminator_lr",
 )
-PARTS = ("tokenizer", "maskgit", "discriminator", "model", "model/cvivit", "model/maskgit", "model/critic")
+PARTS = ("tokenizer", "maskgit", "gpt", "discriminator", "model", "model/cvivit", "model/tokenizer")
+PARTS += ("model/maskgit", "model/critic", "model/gpt", "model/frame_encoder")
+
+# The arguments of train_prior.py that a prior has, with their defaults.
+SHARED = {"cond_scale": None, "prompts": 200}
+PRIOR_DEFAULTS = {
+    "maskgit": {
+        **SHARED,
+        "dim": 96,
+        "depth": 4,
+        "critic": "none",
+        "mask_schedule": "cubic",
+        "prime_prob": 0.25,
+        "distil_guidance": None,
+        "crossed_weight": 0.5,
+        "sampling_steps": 24,
+        "temperature": 4.0,
+        "token_temperature": (1.2, 0.1),
+        "critic_scale": 1.0,
+        "guide_every": 1,
+        "critic_inline": False,
+        "stories": 50,
+    },
+    "gpt": {
+        **SHARED,
+        "dim": 128,
+        "depth": 4,
+        "positions": "learned",
+        "axes": "both",
+        "temperature": 1.0,
+        "top_k": None,
+        "top_p": None,
+    },
+}
 
 
 def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -39,7 +76,7 @@ def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
         parser.error(f"--data must be moving_shapes or a folder, got {args.data}")
     if args.fps is not None:
         refuse("beside --fps", "stride")
-    if not (args.video_weight or args.image_weight):
+    if args.video_weight == args.image_weight == 0:
         parser.error("--video-weight and --image-weight are both 0: expected one of them above 0")
     if not args.video_weight:
         refuse("without videos, at --video-weight 0", "fps", "stride")
@@ -56,11 +93,18 @@ def check_out(parser: argparse.ArgumentParser, out: Path) -> None:
 
 
 def check_tokenizer(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Check what the first stage has: the quantizer, the terms of the loss, the discriminator."""
+    """Fill in what the kind of tokenizer has, and check it: the quantizer, the terms of the loss, the discriminator."""
     refuse = partial(refuse_idle, parser, args.given)
+    args.tokenizer = kind_of(args)
+    refuse(f"on a {args.tokenizer}", *lacking(args.tokenizer))
+    for name, value in KINDS[args.tokenizer].defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     if not args.adversarial:
         refuse("without --adversarial", *ADVERSARIAL)
-    elif any(size != args.size for size in args.other_sizes):
+    elif args.tokenizer == "vqgan":
+        refuse("on LAION's discriminator", "r1_weight")
+    if args.adversarial and any(size != args.size for size in args.other_sizes):
         parser.error("the discriminator reads frames of one size: expected no --other-sizes with --adversarial")
     perceptual = args.image_perceptual or args.video_perceptual
     if not perceptual:
@@ -74,23 +118,54 @@ def check_tokenizer(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def check_prior(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Fill in the guidance, and check what the second stage has: guidance, critic, evaluation."""
+    """Fill in what the prior has, and check it: conditions, guidance, critic, evaluation."""
+    try:
+        fill_in_prior(parser, args)
+    except ValueError as error:
+        parser.error(str(error))
     distilled = args.distil_guidance is not None
     if args.cond_scale is None:
-        args.cond_scale = 1.0 if distilled else 2.0
+        args.cond_scale = 1.0 if distilled or "text" not in args.condition else 2.0
     if distilled and args.model is None:
         parser.error("--distil-guidance needs a --model to learn from")
-    if distilled and args.text_encoder == "none":
-        parser.error("guidance needs texts: expected no --distil-guidance with --text-encoder none")
+    if distilled and "text" not in args.condition:
+        parser.error(f"guidance needs texts: expected no --distil-guidance with --condition {told(args)}")
     if args.model is not None and args.tokenizer is not None:
         parser.error("a --model comes with its tokenizer: expected no --tokenizer")
     check_idle(parser, args)
     try:
         planned_sampling(vars(args))
-        if args.model is None or args.resume or "critic" in args.given:  # else the critic is that of the model
+        own_critic = args.model is None or args.resume or "critic" in args.given  # else it is that of the model
+        if args.prior == "maskgit" and own_critic:
             check_critic(args)
     except ValueError as error:
         parser.error(str(error))
+
+
+def fill_in_prior(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Fill in the prior, its defaults, and what it is told. ValueError where it cannot be told that."""
+    saved = {} if args.model is None else read_plan(Path(args.model))
+    args.prior = args.prior or saved.get("prior") or "maskgit"
+    lacking = {name for each in PRIOR_DEFAULTS.values() for name in each} - PRIOR_DEFAULTS[args.prior].keys()
+    refuse_idle(parser, args.given, f"on a {args.prior}", *sorted(lacking))
+    for name, value in PRIOR_DEFAULTS[args.prior].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    asked = args.condition or saved.get("condition") or ["text"]
+    args.condition = [name for name in CONDITIONS if name in asked]
+    if "none" in asked and len(asked) > 1:
+        raise ValueError(f"--condition none stands alone, got {' '.join(asked)}")
+    if args.prior == "maskgit" and args.condition not in (["text"], []):
+        raise ValueError(f"a maskgit reads texts alone: expected --condition text or none, got {' '.join(asked)}")
+    if not args.condition:
+        args.condition = ["none"]
+    if "actions" in args.condition and args.data == "moving_shapes":
+        raise ValueError("moving shapes have no actions: expected --data for --condition actions")
+
+
+def told(args: argparse.Namespace) -> str:
+    """What --condition says."""
+    return " ".join(args.condition)
 
 
 def check_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -98,15 +173,17 @@ def check_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     refuse = partial(refuse_idle, parser, args.given)
     if args.distil_guidance is None:
         refuse("without --distil-guidance", "crossed_weight")
-    if not (args.video_weight and args.image_weight):
+    if not args.video_weight or args.image_weight == 0:
         refuse("without both videos and images", "crossed_weight")
     if not args.video_weight or args.frames == 1:
         refuse("without videos of more than one frame", "prime_prob")
     measured = [name for name in ("prompts", "stories") if getattr(args, name)]
+    if args.condition != ["text"]:
+        refuse(f"with --condition {told(args)}", *measured)
     if args.data != "moving_shapes":
         refuse("on a folder, whose clips cannot be judged", *measured)
-    if args.text_encoder == "none":
-        refuse("with --text-encoder none", "cond_scale", "guide_every", *measured)
+    if "text" not in args.condition:
+        refuse(f"with --condition {told(args)}", "text_encoder", "cond_scale", "guide_every")
     if args.cond_scale == 1:
         refuse("without guidance, at a --cond-scale of 1", "guide_every")
 
@@ -129,11 +206,24 @@ def check_data(args: argparse.Namespace, videos: Dataset | None, images: Dataset
         raise ValueError(f"{', '.join(map(flag_of, idle))} would have no effect: --data has no images")
 
 
-def check_options(args: argparse.Namespace, phenaki: Phenaki) -> None:
+def take_image_weight(args: argparse.Namespace, tokenizer: VideoTokenizer, default: float) -> None:
+    """Fill in --image-weight: 0 where a tokenizer takes no single frames, where another one is a ValueError."""
+    if tokenizer.num_frames(1) == 1:
+        args.image_weight = default if args.image_weight is None else args.image_weight
+    elif args.image_weight:
+        first = tokenizer.num_frames(1)
+        raise ValueError(f"--image-weight must be 0: the shortest clip of the tokenizer has {first} frames, not 1")
+    else:
+        args.image_weight = 0.0
+    if not (args.video_weight or args.image_weight):
+        raise ValueError("--video-weight is 0, and there are no images: expected a weight above 0")
+
+
+def check_options(args: argparse.Namespace, model: Phenaki | VideoGPT) -> None:
     """Refuse, with a ValueError, sampling options that are given and that the model does not have."""
     names = {name: IN_PLAN.get(name, name) for name in SETTABLE}
     given = {name: getattr(args, asked) if asked in args.given else None for name, asked in names.items()}
-    check_sampling(given, planned_sampling(vars(args)), phenaki)
+    check_sampling(given, planned_sampling(vars(args)), model)
 
 
 def take_sizes(args: argparse.Namespace, sizes: dict[str, object]) -> None:

@@ -37,13 +37,6 @@ class DistillationStep(nn.Module):
         return self.phenaki(video_ids=video_ids, text_embeds=text_embeds, text_mask=text_mask, **options)
 
 
-def training_step(args: argparse.Namespace, phenaki: Phenaki) -> Phenaki | DistillationStep:
-    """The module whose call is the loss; with --distil-guidance the teacher is MaskGit as it is now."""
-    if args.distil_guidance is None:
-        return phenaki
-    return DistillationStep(phenaki, GuidedTeacher(phenaki.maskgit, cond_scale=args.distil_guidance))
-
-
 def crossed_clips(args: argparse.Namespace, encoded: Sequence[Encoded | None]) -> Crossed | None:
     """With --distil-guidance: the videos, each under the caption of a random image. None without, or where one lacks.
 

@@ -15,7 +15,8 @@ from accelerate import PartialState
 
 from data.flags import flag_of
 from data.outputs import written
-from data.runs import IN_PLAN, SETTABLE, read_json
+from data.runs import read_json
+from data.sampling import IN_PLAN, SETTABLE
 
 NOT_PLANNED = ("out", "resume", "overwrite", "given")
 

@@ -1,6 +1,6 @@
-"""The second stage: MaskGit over the ids of a trained tokenizer, given the captions.
+"""The second stage: a prior over the ids of a trained tokenizer, given the captions, or frames, actions, classes.
 
-b = batch · t, h, w = grid of ids · m = text tokens · d = width of the text embeddings
+t, h, w = grid of ids
 """
 
 import argparse
@@ -12,169 +12,134 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from data.encoded import Captions, Encoded, encode_all
+from data.conditions import Captions, Conditions
+from data.encoded import Encoded, encode_all
 from data.fitting import fitting
 from data.mixture import Source
-from data.runs import load_model, load_tokenizer
+from data.runs import SYSTEMS, load_model, load_tokenizer, read_plan_file, tokenizer_of
 from data.sources import DataSets, captioned_data, mixture, sources_of
 from data.word_vectors import WordVectors, words_of
-from phenaki_pytorch import CViViT, MaskGit, Phenaki, SelfCritic, T5TextEncoder, TokenCritic
+from phenaki_pytorch import CViViT, Phenaki, T5TextEncoder, VideoGPT
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import usable_frames
-from phenaki_pytorch.priors.critic import Critic, fill_in
-from phenaki_pytorch.priors.maskgit import MaskGitLosses
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
+from training import gpt_prior, maskgit_prior
 from training.arguments import recipe_of
-from training.checks import check_data, check_options, take_sizes
-from training.distillation import crossed_clips, training_step
+from training.checks import check_data, check_options, take_image_weight
 from training.loop import fit, seconds_per_step
 from training.plans import files_of, load_plan, write_plan
 from training.results import check_evaluation, show_samples, write_results
-from training.stage import begin, begin_with, check_held, open_plan, plan_steps, trial_steps
+from training.stage import PRIORS, begin, check_held, open_plan, plan_steps, trial_steps
 
 DIGEST = "tokenizer_sha256"  # in the plan
-FRAMES = 9  # of a clip, where neither --frames nor the tokenizer's temporal_window says how many
+FRAMES = 9  # of a clip, where neither --frames nor the tokenizer says how many
 WATCHED = 64  # clips that the curves are measured on
+
+KINDS = {"maskgit": maskgit_prior, "gpt": gpt_prior}
+Model = Phenaki | VideoGPT
 
 
 def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None:
-    """The whole stage, from the arguments of train_prior.py: train MaskGit and write the model to --out.
+    """The whole stage, from the arguments of train_prior.py: train a prior and write the model to --out.
 
     `began`: the time from which results.json counts its minutes; default: now.
     """
     began = time.time() if began is None else began
-    check_held(args, "maskgit")
+    check_held(args, *PRIORS)
     accelerator, plan = begin(args), args.out / "plan.json"
-    (args.out / "maskgit").mkdir(parents=True, exist_ok=True)
-    captions = Captions(text_encoder(args.text_encoder))
-    phenaki = build_model(args, captions).to(accelerator.device)
-    digest = digest_of(phenaki.cvivit)
-    check_same_tokenizer(args, plan, digest)
-    check_options(args, phenaki)
-    check_evaluation(args, phenaki)
+    (args.out / args.prior).mkdir(parents=True, exist_ok=True)
+    trained = trained_model(args)
+    tokenizer = sized_tokenizer(args, trained)
     sets = captioned_data(args)
     check_data(args, *sets)
+    conditions = conditions_of(args, sets)
+    model = KINDS[args.prior].build_model(args, tokenizer, conditions, trained).to(accelerator.device)
+    digest = digest_of(tokenizer)
+    check_same_tokenizer(args, plan, digest)
+    check_options(args, model)
+    check_evaluation(args, model)
     files = files_of(sets)
     open_plan(plan, args, files)
-    encoded, watched = encode_sets(args, accelerator, phenaki.cvivit, sets)
-    mixed = sources_of(args, encoded)
-    if (crossed := crossed_clips(args, encoded)) is not None:
-        mixed.append(Source(crossed, args.crossed_weight, args.batch_size))
+    encoded, watched = encode_sets(args, accelerator, tokenizer, sets, conditions)
+    mixed = sources_of(args, encoded) + KINDS[args.prior].further_sources(args, encoded)
     steps = args.steps
     if not args.resume:
-        steps = plan_steps(args, accelerator, timed(args, accelerator, phenaki, mixed, captions))
+        steps = plan_steps(args, accelerator, timed(args, accelerator, model, mixed, conditions))
         if accelerator.is_main_process:
-            more = {"files": files, DIGEST: digest, **words(captions, encoded)}
+            more = {"files": files, DIGEST: digest, **words(conditions.texts, encoded), **names_of(conditions)}
             write_plan(plan, args, steps, **more)
-    held_out = captions.collate([watched[i] for i in range(len(watched))])
-    phenaki = trained(args, accelerator, phenaki, mixed, captions, held_out, steps)
+    held_out = KINDS[args.prior].collate(conditions, [watched[i] for i in range(len(watched))])
+    model = trained_prior(args, accelerator, model, mixed, conditions, held_out, steps)
     if accelerator.is_main_process:
-        phenaki.save_pretrained(args.out / "model")
-        show_samples(args, phenaki, next(clips for clips in encoded if clips is not None))
-        write_results(args, phenaki, sets, began=began)
+        model.save_pretrained(args.out / "model")
+        show_samples(args, model, next(clips for clips in encoded if clips is not None), conditions)
+        write_results(args, model, sets, began=began)
 
 
 # the model
 
 
-def text_encoder(name: str) -> TextEncoder | None:
+def text_encoder(name: str) -> TextEncoder:
     """The text encoder of --text-encoder."""
-    if name == "none":
-        return None
     return WordVectors() if name == "words" else T5TextEncoder(name)
 
 
-def build_model(args: argparse.Namespace, captions: Captions) -> Phenaki:
-    """The model to train: the trained tokenizer, and MaskGit and critic, new or from --model.
-
-    Fills in --size and --frames, where they are not given, by those of the tokenizer, and of a --model its other sizes.
-    """
-    trained = None if args.model is None else load_model(Path(args.model)).cpu()
-    cvivit = load_tokenizer(tokenizer_folder(args)) if trained is None else trained.cvivit
-    cvivit = of_size(cvivit, args.size)
-    args.size = cvivit.image_size[0]
-    if trained is not None:
-        take_model(args, trained)
-    elif args.frames is None:
-        window = cvivit.temporal_window
-        args.frames = usable_frames(cvivit, FRAMES) if window is None else cvivit.num_frames(window)
-    maskgit = build_maskgit(args, cvivit, captions.width, trained)
-    critic = build_critic(args, maskgit)
-    begin_with(maskgit, getattr(trained, "maskgit", None))
-    begin_with(critic, getattr(trained, "critic", None))
-    return build_phenaki(cvivit, maskgit, critic, captions.encoder)
+def trained_model(args: argparse.Namespace) -> Model | None:
+    """The model of --model. ValueError where it is not of the kind of --prior."""
+    if args.model is None:
+        return None
+    model = load_model(Path(args.model)).cpu()
+    if SYSTEMS[type(model)] != args.prior:
+        raise ValueError(f"--model is a {type(model).__name__}: expected no --prior {args.prior}")
+    return model
 
 
-def take_model(args: argparse.Namespace, trained: Phenaki) -> None:
-    """Take the sizes of --model and, if --critic is not given, its kind of critic."""
-    take_sizes(args, {name: trained.maskgit.config[name] for name in ("dim", "depth")})
-    args.frames = args.frames or trained.window
-    if not args.resume and "critic" not in args.given:
-        kinds = {type(None): "none", SelfCritic: "self", TokenCritic: "token"}
-        args.critic = kinds[type(trained.critic)]
+def sized_tokenizer(args: argparse.Namespace, trained: Model | None) -> VideoTokenizer:
+    """The trained tokenizer. Fills in --size, --frames and --image-weight where they are not given."""
+    tokenizer = load_tokenizer(tokenizer_folder(args)) if trained is None else tokenizer_of(trained)
+    tokenizer = of_size(tokenizer, args.size)
+    args.size = tokenizer.image_size[0]
+    if args.frames is None:
+        args.frames = frames_of(tokenizer) if trained is None else trained.window
+    take_image_weight(args, tokenizer, KINDS[args.prior].IMAGE_WEIGHT)
+    return tokenizer
 
 
 def tokenizer_folder(args: argparse.Namespace) -> Path:
     """Where the tokenizer lies."""
-    return args.out / "model" / "cvivit" if args.tokenizer is None else Path(args.tokenizer)
+    return args.out / "model" if args.tokenizer is None else Path(args.tokenizer)
 
 
-def of_size(cvivit: CViViT, size: int | None) -> CViViT:
+def frames_of(tokenizer: VideoTokenizer) -> int:
+    """The frames of the clips that a tokenizer was trained on, as far as it knows."""
+    if (shape := tokenizer.config.get("video_shape")) is not None:
+        return shape[0]
+    window = tokenizer.config.get("temporal_window")
+    return usable_frames(tokenizer, FRAMES) if window is None else tokenizer.num_frames(window)
+
+
+def of_size(tokenizer: VideoTokenizer, size: int | None) -> VideoTokenizer:
     """The same tokenizer for square clips of `size` pixels; None: the size of its training."""
-    height, width = cvivit.image_size
+    height, width = tokenizer.image_size
     if size is None and height != width:
         raise ValueError(f"the tokenizer was trained on {height}×{width} pixels: expected --size, as clips are square")
     if size in (None, height) and height == width:
-        return cvivit
+        return tokenizer
+    if not isinstance(tokenizer, CViViT):
+        raise ValueError(f"a {type(tokenizer).__name__} has the size of its training: expected --size {height}")
     with fitting("--size"):
-        other = CViViT(**cvivit.config | {"image_size": size})
-    other.load_state_dict(cvivit.state_dict())
+        other = CViViT(**tokenizer.config | {"image_size": size})
+    other.load_state_dict(tokenizer.state_dict())
     return other
 
 
-def build_maskgit(args: argparse.Namespace, cvivit: CViViT, width: int | None, trained: Phenaki | None) -> MaskGit:
-    """A MaskGit for clips of --frames and --size, of new sizes or those of --model; its weights are random."""
-    with fitting("--frames"):
-        grid = cvivit.grid(args.frames)
-    sizes = {"dim": args.dim, "depth": args.depth, "heads": max(1, args.dim // 32), "dim_head": 32}
-    if trained is not None:
-        sizes = trained.maskgit.config
-    own = {"num_tokens": cvivit.codebook_size, "grid": grid, "dim_context": width, "schedule": args.mask_schedule}
-    return MaskGit(**sizes | own)
-
-
-def build_critic(args: argparse.Namespace, maskgit: MaskGit) -> Critic | None:
-    """A TokenCritic of MaskGit's size, a SelfCritic, or none."""
-    if args.critic == "self":
-        return SelfCritic(maskgit)
-    if args.critic == "none":
-        return None
-    names = ("num_tokens", "grid", "dim", "depth", "heads", "dim_head", "dim_context", "cond_drop_prob")
-    return TokenCritic(**{name: maskgit.config[name] for name in names})
-
-
-def build_phenaki(cvivit: CViViT, maskgit: MaskGit, critic: Critic | None, encoder: TextEncoder | None) -> Phenaki:
-    """The whole model."""
-    text = {} if encoder is None else {"text_encoder": encoder}
-    return Phenaki(cvivit=cvivit, maskgit=maskgit, critic=critic, **text)
-
-
-def trainable_part(phenaki: Phenaki) -> nn.ModuleList:
-    """MaskGit and, if there is one, the critic, in one module, so that a copy links a SelfCritic to its own MaskGit."""
-    return nn.ModuleList([phenaki.maskgit, *([] if phenaki.critic is None else [phenaki.critic])])
-
-
-def with_part(phenaki: Phenaki, part: nn.ModuleList) -> Phenaki:
-    """A model with another `trainable_part`."""
-    maskgit, *critic = part
-    return build_phenaki(phenaki.cvivit, maskgit, critic[0] if critic else None, phenaki.text_encoder)
-
-
-def digest_of(cvivit: CViViT) -> str:
+def digest_of(tokenizer: VideoTokenizer) -> str:
     """The SHA-256 of the tokenizer's weights."""
     digest = hashlib.sha256()
-    for name, weight in sorted(cvivit.state_dict().items()):
+    for name, weight in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode())
         digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -189,13 +154,62 @@ def check_same_tokenizer(args: argparse.Namespace, plan: Path, digest: str) -> N
 # the data
 
 
+def conditions_of(args: argparse.Namespace, sets: DataSets) -> Conditions:
+    """What the prior is told. ValueError where the data lack something.
+
+    Classes and actions are those of --model, or of the plan of a training that is resumed, so that they keep their
+    numbers.
+    """
+    begun = args.out / "model" if args.resume else args.model
+    named = {} if begun is None else read_plan_file(Path(begun))
+    return Conditions(
+        args.condition,
+        encoder=text_encoder(args.text_encoder) if "text" in args.condition else None,
+        classes=classes_of(sets, named.get("classes")) if "classes" in args.condition else (),
+        actions=actions_of(*sets, named.get("actions")) if "actions" in args.condition else (),
+    )
+
+
+def classes_of(sets: DataSets, known: list[str] | None) -> list[str]:
+    """The captions of the data, each of which is a class, or the known ones, which must have all of them."""
+    captions = sorted({text for dataset in sets if dataset is not None for text in dataset.every_caption()})
+    classes = captions if known is None else known
+    if foreign := sorted(set(captions) - set(classes)):
+        raise ValueError(f"the training has the classes {', '.join(classes)}, --data also has {', '.join(foreign)}")
+    if "" in classes or len(classes) < 2:
+        raise ValueError(f"--condition classes needs a caption for every clip, and two of them, got {classes}")
+    return classes
+
+
+def actions_of(videos: Dataset | None, images: Dataset | None, known: list[str] | None) -> list[str]:
+    """The names of the actions, which must be the known ones; every video must have actions."""
+    actions = list(getattr(videos, "action_names", ()))
+    if not actions or images is not None:
+        raise ValueError("--condition actions needs videos with an actions.csv in --data, and no images")
+    if without := [path.name for path, rows in zip(videos.paths, videos.actions) if rows is None]:
+        shown = ", ".join(without[:3]) + (" ..." if len(without) > 3 else "")
+        raise ValueError(f"--condition actions needs rows in actions.csv for all videos, got none for {shown}")
+    if known not in (None, actions):
+        raise ValueError(f"the training has the actions {', '.join(known)}, --data has {', '.join(actions)}")
+    return actions
+
+
 def encode_sets(
-    args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, sets: DataSets
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    sets: DataSets,
+    conditions: Conditions,
 ) -> tuple[list[Encoded | None], Encoded]:
     """Videos and images to train on, encoded, and clips that are held out; images where there are no videos."""
     accelerator.print("encoding the clips")
-    options = {"seed": args.seed, "device": accelerator.device, "prime_prob": args.prime_prob}
-    encoded = [None if dataset is None else encode_all(cvivit, dataset, args.encoded, **options) for dataset in sets]
+    options = {
+        "seed": args.seed,
+        "device": accelerator.device,
+        "prime_prob": args.prime_prob or 0.0,
+        "tell": conditions.tell,
+    }
+    encoded = [None if each is None else encode_all(tokenizer, each, args.encoded, **options) for each in sets]
     place = 0 if encoded[0] is not None else 1
     count = len(encoded[place])
     encoded[place], watched = encoded[place].split(count - min(WATCHED, count // 10))
@@ -210,75 +224,50 @@ def words(captions: Captions, encoded: list[Encoded | None]) -> dict[str, list[s
     return {"words": sorted({word for text in texts for word in words_of(text)})}
 
 
+def names_of(conditions: Conditions) -> dict[str, list[str]]:
+    """The names of classes and actions, for the plan."""
+    named = {"classes": conditions.classes, "actions": conditions.actions}
+    return {name: values for name, values in named.items() if values}
+
+
 # the training
 
 
-def compile_transformers(phenaki: Phenaki) -> None:
-    """Compile the transformers of MaskGit and critic: Phenaki calls more methods of them than `forward`."""
-    for model in {phenaki.maskgit} | ({phenaki.critic.backbone} if phenaki.critic else set()):
-        model.transformer.compile()
-
-
 def timed(
-    args: argparse.Namespace, accelerator: Accelerator, phenaki: Phenaki, mixed: list[Source], captions: Captions
+    args: argparse.Namespace, accelerator: Accelerator, model: Model, mixed: list[Source], conditions: Conditions
 ) -> float:
     """Seconds of a step, by training a copy."""
-    steps = trial_steps(args)
-    phenaki = with_part(phenaki, copy.deepcopy(trainable_part(phenaki)))
+    steps, kind = trial_steps(args), KINDS[args.prior]
+    model = kind.with_part(model, copy.deepcopy(kind.trainable_part(model)))
     if args.compile:
-        compile_transformers(phenaki)
-    batches = mixture(args, mixed, captions.collate, accelerator, steps)
-    return seconds_per_step(accelerator, training_step(args, phenaki), batches, recipe_of(args, steps))
+        kind.compile_model(model)
+    batches = mixture(args, mixed, partial(kind.collate, conditions), accelerator, steps)
+    return seconds_per_step(accelerator, kind.training_step(args, model), batches, recipe_of(args, steps))
 
 
-def trained(
+def trained_prior(
     args: argparse.Namespace,
     accelerator: Accelerator,
-    phenaki: Phenaki,
+    model: Model,
     mixed: list[Source],
-    captions: Captions,
+    conditions: Conditions,
     held_out: dict[str, Tensor],
     steps: int,
-) -> Phenaki:
-    """The model with the moving average of the trained MaskGit and critic."""
+) -> Model:
+    """The model with the moving average of the trained part."""
+    kind = KINDS[args.prior]
     if args.compile:
-        compile_transformers(phenaki)
+        kind.compile_model(model)
     part = fit(
-        "maskgit",
+        args.prior,
         accelerator,
-        training_step(args, phenaki),
-        trainable_part(phenaki),
-        mixture(args, mixed, captions.collate, accelerator, steps),
+        kind.training_step(args, model),
+        kind.trainable_part(model),
+        mixture(args, mixed, partial(kind.collate, conditions), accelerator, steps),
         recipe_of(args, steps),
-        args.out / "maskgit",
-        evaluate=partial(watch_prior, batch=held_out),
+        args.out / args.prior,
+        evaluate=partial(kind.watch, model, batch=held_out),
         resume=args.resume,
         workers=args.workers,
     )
-    return with_part(phenaki, part).eval()
-
-
-@torch.no_grad()
-def watch_prior(part: nn.ModuleList, batch: dict[str, Tensor]) -> dict[str, float]:
-    """The measures in the curves, over clips that are not trained on.
-
-    MaskGit's loss and accuracy with two thirds of the ids masked; its loss with all ids masked, with the captions and
-    without ("blank_loss", "blank_loss_no_text"); the critic's loss, and the share of wrong ids that it is given.
-    """
-    maskgit, *critics = part.eval()
-    ids = batch["video_ids"].to(maskgit.to_logits.weight.device)
-    masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)).to(ids.device) < 2 / 3
-    text = [batch[name].to(ids.device) for name in ("text_embeds", "text_mask") if name in batch]
-    logits = maskgit.logits(ids, masked, *text)[masked].float()
-    loss = nn.functional.cross_entropy(logits, ids[masked])
-    watched = {"held_out_loss": loss.item(), "accuracy": (logits.argmax(-1) == ids[masked]).float().mean().item()}
-    if text:
-        for name, scale in (("blank_loss", 1.0), ("blank_loss_no_text", 0.0)):
-            blank = maskgit.logits(ids, torch.ones_like(masked), *text, cond_scale=scale).float()
-            watched[name] = nn.functional.cross_entropy(blank.flatten(0, 3), ids.flatten()).item()
-    for critic in critics:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            filled, wrong = fill_in(ids, MaskGitLosses(loss, masked, logits))
-        watched |= {"critic_loss": critic(filled, wrong, *text).item(), "wrong": wrong.float().mean().item()}
-    return watched
+    return kind.with_part(model, part).eval()

@@ -4,14 +4,17 @@ import argparse
 import time
 
 import torch
+from torch import Tensor
 
+from data.conditions import Conditions
 from data.encoded import Encoded
 from data.media import side_by_side, write_gif, write_sheet
 from data.moving_shapes import prompts, stories
+from data.runs import device_of, tokenizer_of
 from data.sources import DataSets, held_out
 from evaluation.claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
 from evaluation.measures import judged_reconstruction, reconstruction, table
-from phenaki_pytorch import Phenaki
+from phenaki_pytorch import Phenaki, VideoGPT
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 from training.arguments import fps, sampling, scale_of
 from training.plans import write_object
@@ -21,42 +24,63 @@ MAX_SCENES = 3
 MEASURED = 200  # clips whose reconstruction is measured
 
 
-def check_evaluation(args: argparse.Namespace, phenaki: Phenaki) -> None:
+def check_evaluation(args: argparse.Namespace, model: Phenaki | VideoGPT) -> None:
     """Refuse, with a ValueError, --prompts and --stories that are given but could not be measured at the end."""
     if args.prompts and "prompts" in args.given and args.frames < SHORTEST_JUDGED:
         raise ValueError(f"--prompts needs clips of at least {SHORTEST_JUDGED} frames, got --frames {args.frames}")
-    if args.stories and "stories" in args.given and not has_stories(args, phenaki):
+    if args.stories and "stories" in args.given and not has_stories(args, model):
         raise ValueError(
             f"--stories needs clips of at least {SHORTEST_STORY} frames, of which {OVERLAP} can be given to the next "
             f"scene, got --frames {args.frames}"
         )
 
 
-def has_stories(args: argparse.Namespace, phenaki: Phenaki) -> bool:
+def has_stories(args: argparse.Namespace, model: Phenaki | VideoGPT) -> bool:
     """Whether a window has room for the given frames and the new ones of a story's scene."""
-    return args.frames >= SHORTEST_STORY and OVERLAP in lengths_up_to(phenaki.cvivit, phenaki.window - 1)
+    return args.frames >= SHORTEST_STORY and OVERLAP in lengths_up_to(tokenizer_of(model), model.window - 1)
 
 
-def show_samples(args: argparse.Namespace, phenaki: Phenaki, clips: Encoded) -> None:
-    """Write samples and, of a model that reads texts, a story, as PNG and GIF; `clips`: those of the training."""
-    if args.data == "moving_shapes":
-        texts, scenes = prompts("seen", SAMPLES, seed=args.seed), list(stories(1, seed=args.seed)[0])
-    else:
-        texts = list(dict.fromkeys(captions[0] for captions in clips.captions))[:SAMPLES]
-        scenes = texts[:MAX_SCENES]
-    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(args.seed)
+def show_samples(args: argparse.Namespace, model: Phenaki | VideoGPT, clips: Encoded, conditions: Conditions) -> None:
+    """Write samples as PNG and GIF, and a story of a Phenaki that reads texts; `clips`: those of the training."""
+    generator = torch.Generator(device_of(model)).manual_seed(args.seed)
     options = {"generator": generator, **sampling(args)}
-    if phenaki.text_encoder is None:
-        videos = phenaki.generate(batch_size=len(texts), num_frames=args.frames, **options)
-        texts = [""] * len(texts)
-    else:
-        videos = phenaki.generate(texts, num_frames=args.frames, **options)
-    videos = videos.float().cpu()
-    rows = list(zip(texts, videos))
-    write_sheet(args.out / "maskgit" / "samples.png", rows, columns=args.frames, scale=scale_of(args))
-    write_gif(args.out / "maskgit" / "samples.gif", side_by_side(videos), fps(args), scale_of(args))
-    if phenaki.text_encoder is not None:
-        show_story(args, phenaki, scenes, options)
+    titles, given = shown_conditions(args, clips, conditions)
+    videos = model.generate(**given, batch_size=len(titles), num_frames=args.frames, **options).float().cpu()
+    folder = args.out / args.prior
+    write_sheet(folder / "samples.png", list(zip(titles, videos)), columns=args.frames, scale=scale_of(args))
+    write_gif(folder / "samples.gif", side_by_side(videos), fps(args), scale_of(args))
+    if isinstance(model, Phenaki) and model.text_encoder is not None:
+        show_story(args, model, story_scenes(args, titles), options)
+
+
+def shown_conditions(
+    args: argparse.Namespace, clips: Encoded, conditions: Conditions
+) -> tuple[list[str], dict[str, Tensor]]:
+    """Titles of the samples, and what the prior is told for them: new prompts, or what it was told of clips.
+
+    A prior that is told no captions has samples without titles.
+    """
+    if args.condition == ["text"] and args.data == "moving_shapes":
+        titles = prompts("seen", SAMPLES, seed=args.seed)
+        return titles, dict(zip(("text_embeds", "text_mask"), conditions.texts(titles)))
+    items = [clips[index] for index in first_of_each_caption(clips)]
+    given = conditions.collate(items)
+    del given["video_ids"]
+    captions = {"text", "classes"} & conditions.names
+    return [item["caption"] if captions else "" for item in items], given
+
+
+def first_of_each_caption(clips: Encoded) -> list[int]:
+    """The first clips of different captions, and then others, up to `SAMPLES`."""
+    first = {captions[0]: index for index, captions in reversed(list(enumerate(clips.captions)))}
+    return list(dict.fromkeys([*sorted(first.values()), *range(len(clips))]))[:SAMPLES]
+
+
+def story_scenes(args: argparse.Namespace, titles: list[str]) -> list[str]:
+    """The prompts of a story."""
+    if args.data == "moving_shapes":
+        return list(stories(1, seed=args.seed)[0])
+    return list(dict.fromkeys(titles))[:MAX_SCENES]
 
 
 def show_story(args: argparse.Namespace, phenaki: Phenaki, scenes: list[str], options: dict) -> None:
@@ -71,29 +95,30 @@ def show_story(args: argparse.Namespace, phenaki: Phenaki, scenes: list[str], op
     write_sheet(args.out / "story.png", rows, columns=phenaki.window, scale=scale_of(args))
 
 
-def write_results(args: argparse.Namespace, phenaki: Phenaki, sets: DataSets, *, began: float) -> None:
+def write_results(args: argparse.Namespace, model: Phenaki | VideoGPT, sets: DataSets, *, began: float) -> None:
     """Measure the model, print the table, and write results.json, with the minutes since `began`."""
-    measured = measure(args, phenaki, sets) | {"minutes": (time.time() - began) / 60}
+    measured = measure(args, model, sets) | {"minutes": (time.time() - began) / 60}
     table(measured)
     write_object(args.out / "results.json", measured)
 
 
-def measure(args: argparse.Namespace, phenaki: Phenaki, sets: DataSets) -> dict[str, float]:
+def measure(args: argparse.Namespace, model: Phenaki | VideoGPT, sets: DataSets) -> dict[str, float]:
     """Reconstruction and, of moving shapes, the judged shares of reconstructions, of samples and of stories."""
     videos, captions = held_out(args, sets, MEASURED)
-    videos = videos.to(phenaki.maskgit.to_logits.weight.device)
-    measured = reconstruction(phenaki.cvivit, videos)
+    tokenizer = tokenizer_of(model)
+    videos = videos.to(device_of(model))
+    measured = reconstruction(tokenizer, videos)
     if args.data != "moving_shapes":
         return measured
-    measured |= judged_reconstruction(phenaki.cvivit, videos, captions)
-    if phenaki.text_encoder is None:
+    measured |= judged_reconstruction(tokenizer, videos, captions)
+    if args.condition != ["text"]:
         return measured
     options = {"seed": args.seed, **sampling(args)}
     if args.prompts and args.frames >= SHORTEST_JUDGED:
-        shares = text_to_video(phenaki, args.prompts, **options).shares()
+        shares = text_to_video(model, args.prompts, **options).shares()
         measured |= {f"text to video {name}": share for name, share in shares.items()}
-    if args.stories and has_stories(args, phenaki):
+    if args.stories and has_stories(args, model):
         for verb in ("turns", "moves"):
-            figures = story(phenaki, args.stories, verb=verb, **options)
+            figures = story(model, args.stories, verb=verb, **options)
             measured |= {f"story ({verb}) {name}": figure for name, figure in figures.items()}
     return measured

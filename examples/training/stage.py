@@ -20,7 +20,9 @@ from training.checkpoints import newest_step, remove_checkpoints
 from training.plans import change_of_files, load_plan, say, write_plan
 
 TRIAL = 1000  # steps in the plan of a training that is only timed
-STAGES = {"tokenizer": "cvivit", "maskgit": "maskgit"}  # the folder in --out -> that of its weights in model/
+TOKENIZERS = ("cvivit", "tokenizer")  # the folders of their weights in model/
+PRIORS = ("maskgit", "gpt")  # the folders of their stages in --out, and of their weights in model/
+STAGES = {"tokenizer": TOKENIZERS} | {name: (name,) for name in PRIORS}
 STOPPED = "stopped; if the training had begun, --resume goes on from its newest checkpoint"
 
 
@@ -42,26 +44,31 @@ def check_held(args: argparse.Namespace, *stages: str) -> None:
     if args.resume or args.overwrite:
         return
     for stage in stages:
-        steps, weights = newest_step(args.out / stage), args.out / "model" / STAGES[stage]
-        if steps:
+        if steps := newest_step(args.out / stage):
             held = f"{args.out / stage} holds a training of {steps} steps"
             raise ValueError(f"{held}: --resume goes on with it, --overwrite replaces it")
-        if weights.is_dir():
-            raise ValueError(f"{weights} is of another training: expected another --out, or --overwrite to replace it")
+        for weights in (args.out / "model" / name for name in STAGES[stage]):
+            if weights.is_dir():
+                here = f"{weights} is of another training"
+                raise ValueError(f"{here}: expected another --out, or --overwrite to replace it")
 
 
-def remove_prior(out: Path) -> None:
-    """Delete the second stage in --out, which has learnt the ids of a tokenizer that is replaced, and say so."""
-    folders = out / "model" / "maskgit", out / "model" / "critic"
+def remove_prior(out: Path, *, keep: str) -> None:
+    """Delete the second stage in --out, which has learnt the ids of a tokenizer that is replaced, and say so.
+
+    keep  the folder in model/ that the new tokenizer will replace; that of a tokenizer of another kind is deleted
+    """
+    folders = [out / "model" / name for name in (*TOKENIZERS, *PRIORS, "critic", "frame_encoder") if name != keep]
     files = out / "model" / "config.json", out / "plan.json"
-    if newest_step(out / "maskgit") or any(path.exists() for path in (*folders, *files)):
+    if any(newest_step(out / name) for name in PRIORS) or any(path.exists() for path in (*folders, *files)):
         say(f"deleted the model, plan.json and checkpoints of the second stage in {out}: its tokenizer is replaced")
     if PartialState().is_main_process:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         for file in files:
             file.unlink(missing_ok=True)
-        remove_checkpoints(out / "maskgit")
+        for name in PRIORS:
+            remove_checkpoints(out / name)
 
 
 def begin(args: argparse.Namespace) -> Accelerator:

@@ -1,11 +1,10 @@
-"""The first stage: a CViViT that learns from pixels and, if asked for, perceptual distances and a discriminator.
+"""The first stage: a tokenizer that learns from pixels and, if asked for, perceptual distances and a discriminator.
 
 b = batch · c = channels · f = frames
 """
 
 import argparse
 import copy
-import math
 from functools import partial
 from pathlib import Path
 
@@ -17,115 +16,94 @@ from torch import Tensor
 from data.fitting import fitting
 from data.media import side_by_side, write_gif, write_sheet
 from data.mixture import Source, stack_clips
-from data.runs import load_tokenizer
+from data.runs import folder_of, load_tokenizer
 from data.sources import held_out, mixture, sources_of, tokenizer_data
 from evaluation.measures import reconstruction
-from phenaki_pytorch import CViViT, Discriminator, LossWeights, checkpoint_activations
+from phenaki_pytorch import LossWeights, checkpoint_activations
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 from training.adversarial import DiscriminatorTraining, TokenizerStep
 from training.arguments import fps, recipe_of, scale_of
 from training.checkpoints import reason_of, save_whole
-from training.checks import check_data, take_sizes
+from training.checks import check_data, take_image_weight, take_sizes
 from training.loop import fit, seconds_per_step
 from training.perceptual import Classifier, FeatureDistance, classifier, train_classifier
 from training.plans import files_of, load_plan, write_plan
-from training.stage import begin, begin_with, check_held, open_plan, plan_steps, remove_prior, trial_steps
+from training.stage import (
+    PRIORS,
+    STAGES,
+    begin,
+    begin_with,
+    check_held,
+    open_plan,
+    plan_steps,
+    remove_prior,
+    trial_steps,
+)
+from training.tokenizers import build_discriminator, build_tokenizer, sizes_of
 
 WATCHED = 32  # clips that the curves are measured on
 SHOWN = 8  # clips in the pictures
+IMAGE_WEIGHT = 0.02  # of the batches, where a tokenizer takes images
 
 Networks = dict[str, FeatureDistance]  # by the name of their term
 
 
 def train_tokenizer(args: argparse.Namespace) -> None:
     """The whole stage, from the arguments of train_tokenizer.py: train a tokenizer and write it to --out."""
-    check_held(args, "tokenizer", "maskgit")
+    check_held(args, *STAGES)
     folder = args.out / "tokenizer"
     folder.mkdir(parents=True, exist_ok=True)
     accelerator, plan = begin(args), folder / "plan.json"
-    cvivit = build_tokenizer(args)
+    tokenizer = prepared_tokenizer(args)
     sets = tokenizer_data(args)
     check_data(args, *sets[0])
     files = files_of([dataset for both in sets for dataset in both])
     check_prior_beside(args, plan)
     open_plan(plan, args, files)
     if not args.resume:
-        remove_prior(args.out)
+        remove_prior(args.out, keep=folder_of(tokenizer))
     mixed = [source for of_size in sets for source in sources_of(args, of_size)]
     networks = perceptual_networks(args, accelerator)
     steps = args.steps
     if not args.resume:
-        steps = plan_steps(args, accelerator, timed(args, accelerator, copy.deepcopy(cvivit), networks, mixed))
+        steps = plan_steps(args, accelerator, timed(args, accelerator, copy.deepcopy(tokenizer), networks, mixed))
         if accelerator.is_main_process:
             write_plan(plan, args, steps, files=files)
     set_seed(args.seed)  # a resumed run has drawn fewer random numbers up to here
     videos, _ = held_out(args, sets[0], WATCHED)
-    cvivit, adversary = trained(args, accelerator, cvivit, networks, mixed, videos, steps)
+    tokenizer, adversary = trained(args, accelerator, tokenizer, networks, mixed, videos, steps)
     if accelerator.is_main_process:
-        show_reconstructions(args, cvivit, videos[:SHOWN].to(accelerator.device))
-        cvivit.save_pretrained(args.out / "model" / "cvivit")
+        show_reconstructions(args, tokenizer, videos[:SHOWN].to(accelerator.device))
+        tokenizer.save_pretrained(args.out / "model" / folder_of(tokenizer))
         if adversary is not None:
             adversary.discriminator.save_pretrained(args.out / "discriminator")
     accelerator.wait_for_everyone()  # so that no process looks for the files before they are written
 
 
 def check_prior_beside(args: argparse.Namespace, plan: Path) -> None:
-    """Refuse, with a ValueError, more steps of a tokenizer whose ids a MaskGit in --out has already learnt."""
-    prior = args.out / "model" / "maskgit"
-    if args.resume and prior.is_dir() and args.steps != load_plan(plan)["steps"]:
-        raise ValueError(f"{prior} was trained with the tokenizer beside it: expected no more --steps")
+    """Refuse, with a ValueError, more steps of a tokenizer whose ids a prior in --out has already learnt."""
+    for name in PRIORS:
+        prior = args.out / "model" / name
+        if args.resume and prior.is_dir() and args.steps != load_plan(plan)["steps"]:
+            raise ValueError(f"{prior} was trained with the tokenizer beside it: expected no more --steps")
 
 
-def build_tokenizer(args: argparse.Namespace) -> CViViT:
-    """The tokenizer to train, new or that of --model; it sees as many time steps of the past as its clips have.
+def prepared_tokenizer(args: argparse.Namespace) -> VideoTokenizer:
+    """The tokenizer to train, new or that of --model. Fills in the weight of the images.
 
     Raises ValueError for sizes that do not fit, those of a discriminator included.
     """
     trained = None if args.model is None else load_tokenizer(Path(args.model))
     if trained is not None:
-        take_sizes(args, sizes_of(trained))
-    window = {"image_size": args.size, "temporal_window": 1 + (args.frames - 1) // args.temporal_patch_size}
-    sizes = "--size, --patch-size, --codebook-size, --levels or --dim" if trained is None else "--size"
-    with fitting(sizes):
-        cvivit = CViViT(**(new_config(args) if trained is None else trained.config) | window)
-    with fitting("--size, --other-sizes or --frames"):
-        for size in (args.size, *args.other_sizes):
-            cvivit.grid(args.frames, size, size)
+        take_sizes(args, sizes_of(trained, args.tokenizer))
+    tokenizer = build_tokenizer(args, trained)
+    take_image_weight(args, tokenizer, IMAGE_WEIGHT)
     if args.adversarial:
         with torch.device("meta"), fitting("--size or --discriminator-dim"):
-            Discriminator(image_size=args.size, dim=args.discriminator_dim)
-    begin_with(cvivit, trained)
-    checkpoint_activations(cvivit, args.checkpoint_activations)
-    return cvivit
-
-
-def new_config(args: argparse.Namespace) -> dict[str, object]:
-    """The arguments of CViViT that do not depend on the clips."""
-    fsq = args.quantizer == "fsq"
-    return {
-        "dim": args.dim,
-        "patch_size": args.patch_size,
-        "temporal_patch_size": args.temporal_patch_size,
-        "spatial_depth": args.spatial_depth,
-        "temporal_depth": args.temporal_depth,
-        "heads": max(1, args.dim // 32),
-        "dim_head": 32,
-        "codebook_size": math.prod(args.levels) if fsq else args.codebook_size,
-        "code_dim": len(args.levels) if fsq else 32,
-        "quantizer": args.quantizer,
-        "quantizer_kwargs": {"levels": args.levels} if fsq else None,
-    }
-
-
-def sizes_of(cvivit: CViViT) -> dict[str, object]:
-    """The sizes of a tokenizer, by the names of the arguments."""
-    names = ("dim", "temporal_patch_size", "spatial_depth", "temporal_depth", "quantizer")
-    sizes = {name: cvivit.config[name] for name in names}
-    height, width = cvivit.patch_size
-    if height != width:
-        raise ValueError(f"--model has patches of {height}×{width} pixels: expected square ones")
-    levels = (cvivit.config["quantizer_kwargs"] or {}).get("levels")
-    codes = cvivit.codebook_size if levels is None else None
-    return sizes | {"patch_size": height, "levels": None if levels is None else list(levels), "codebook_size": codes}
+            build_discriminator(args)
+    begin_with(tokenizer, trained)
+    checkpoint_activations(tokenizer, args.checkpoint_activations)
+    return tokenizer
 
 
 def collate_videos(items: list[dict]) -> dict[str, Tensor]:
@@ -134,10 +112,10 @@ def collate_videos(items: list[dict]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def watch_tokenizer(cvivit: CViViT, videos: Tensor) -> dict[str, float]:
+def watch_tokenizer(tokenizer: VideoTokenizer, videos: Tensor) -> dict[str, float]:
     """The measures in the curves."""
-    cvivit.eval()
-    return reconstruction(cvivit, videos.to(cvivit.encoder.to_code.weight.device))
+    tokenizer.eval()
+    return reconstruction(tokenizer, videos.to(next(tokenizer.parameters()).device))
 
 
 def perceptual_networks(args: argparse.Namespace, accelerator: Accelerator) -> Networks:
@@ -169,19 +147,25 @@ def read_classifier(path: Path, frames: int) -> Classifier:
 
 
 def build_step(
-    args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, networks: Networks, *, steps: int, start: int
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    networks: Networks,
+    *,
+    steps: int,
+    start: int,
 ) -> tuple[TokenizerStep, DiscriminatorTraining | None]:
     """The tokenizer's loss and, with --adversarial, the training of a discriminator that starts at step `start`."""
     if args.compile:
-        cvivit.encoder.compile()
-        cvivit.decoder.compile()
+        tokenizer.encoder.compile()
+        tokenizer.decoder.compile()
     weights = LossWeights(
         image_perceptual=args.image_perceptual, video_perceptual=args.video_perceptual, adversarial=0.0
     )
     if not args.adversarial:
-        return TokenizerStep(cvivit, weights=weights, **networks), None
-    discriminator = Discriminator(image_size=args.size, dim=args.discriminator_dim, r1_weight=args.r1_weight)
-    step = TokenizerStep(cvivit, weights=weights, discriminator=discriminator, **networks)
+        return TokenizerStep(tokenizer, weights=weights, **networks), None
+    discriminator = build_discriminator(args)
+    step = TokenizerStep(tokenizer, weights=weights, discriminator=discriminator, **networks)
     recipe = recipe_of(args, steps - start)._replace(optimizer="adamw", lr=args.discriminator_lr)
     ramp = int(args.adversarial_ramp * steps)
     options = {"ratio": args.adversarial, "start": start, "ramp": ramp, "frames": args.judged_frames}
@@ -189,11 +173,15 @@ def build_step(
 
 
 def timed(
-    args: argparse.Namespace, accelerator: Accelerator, cvivit: CViViT, networks: Networks, mixed: list[Source]
+    args: argparse.Namespace,
+    accelerator: Accelerator,
+    tokenizer: VideoTokenizer,
+    networks: Networks,
+    mixed: list[Source],
 ) -> float:
     """Seconds of a step, with the discriminator if there is one. It changes the tokenizer."""
     steps = trial_steps(args)
-    step, adversary = build_step(args, accelerator, cvivit, networks, steps=steps, start=0)
+    step, adversary = build_step(args, accelerator, tokenizer, networks, steps=steps, start=0)
     batches = mixture(args, mixed, collate_videos, accelerator, steps)
     return seconds_per_step(accelerator, step, batches, recipe_of(args, steps), adversary)
 
@@ -201,20 +189,20 @@ def timed(
 def trained(
     args: argparse.Namespace,
     accelerator: Accelerator,
-    cvivit: CViViT,
+    tokenizer: VideoTokenizer,
     networks: Networks,
     mixed: list[Source],
     videos: Tensor,
     steps: int,
-) -> tuple[CViViT, DiscriminatorTraining | None]:
+) -> tuple[VideoTokenizer, DiscriminatorTraining | None]:
     """The moving average of the trained tokenizer, and the discriminator's training if there was one."""
     start = int(args.adversarial_start * steps)
-    step, adversary = build_step(args, accelerator, cvivit, networks, steps=steps, start=start)
-    cvivit = fit(
+    step, adversary = build_step(args, accelerator, tokenizer, networks, steps=steps, start=start)
+    tokenizer = fit(
         "tokenizer",
         accelerator,
         step,
-        cvivit,
+        tokenizer,
         mixture(args, mixed, collate_videos, accelerator, steps),
         recipe_of(args, steps),
         args.out / "tokenizer",
@@ -223,12 +211,12 @@ def trained(
         workers=args.workers,
         adversary=adversary,
     )
-    return cvivit.eval(), adversary
+    return tokenizer.eval(), adversary
 
 
-def show_reconstructions(args: argparse.Namespace, cvivit: CViViT, videos: Tensor) -> None:
+def show_reconstructions(args: argparse.Namespace, tokenizer: VideoTokenizer, videos: Tensor) -> None:
     """Write clips and their reconstructions as PNG and GIF."""
-    folder, rebuilt, videos = args.out / "tokenizer", cvivit.reconstruct(videos).float().cpu(), videos.cpu()
+    folder, rebuilt, videos = args.out / "tokenizer", tokenizer.reconstruct(videos).float().cpu(), videos.cpu()
     rows = [row for original, copied in zip(videos, rebuilt) for row in (("original", original), ("", copied))]
     write_sheet(folder / "reconstructions.png", rows, columns=args.frames, scale=scale_of(args))
     write_gif(folder / "reconstructions.gif", side_by_side(videos, rebuilt), fps(args), scale_of(args))

@@ -6,12 +6,12 @@ from PIL import Image
 
 import compare_tokenizers
 from compare_tokenizers import below_best, clips_of, curves_of, height_and_width
-from conftest import tiny_cvivit
+from conftest import tiny_cvivit, tiny_vqvae
 
 
-def run_of(folder, curve):
+def run_of(folder, curve, tokenizer=None):
     """What a training of a tokenizer writes, without most of its curves."""
-    tiny_cvivit().save_pretrained(folder / "model" / "cvivit")
+    (tokenizer or tiny_cvivit()).save_pretrained(folder / "model" / ("tokenizer" if tokenizer else "cvivit"))
     (folder / "tokenizer").mkdir()
     rows = [f"{200 * (i + 1)},{value}" for i, value in enumerate(curve)]
     (folder / "tokenizer" / "curves.csv").write_text("\n".join(["step,psnr_others", *rows, ""]))
@@ -31,16 +31,16 @@ def test_below_best_is_the_best_psnr_minus_the_last(tmp_path):
 
 
 def test_the_program_writes_a_column_for_each_training_a_sheet_and_curves(tmp_path, capsys):
-    one, two = run_of(tmp_path / "one", [20.0]), run_of(tmp_path / "two", [22.0, 21.0])
-    options = ["--size", "16", "--frames", "9", "--count", "6", "--sizes", "16", "16x24"]
+    one, two = run_of(tmp_path / "one", [20.0]), run_of(tmp_path / "two", [22.0, 21.0], tiny_vqvae())
+    options = ["--size", "16", "--frames", "9", "--count", "6", "--sizes", "16", "16x8"]
     sheet, curves = tmp_path / "sheet.png", tmp_path / "curves.png"
     compare_tokenizers.main([str(one), str(two), *options, "--sheet", str(sheet), "--curves", str(curves)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "|  | one | two |"
-    assert "| ids of a clip | 5×2×2 | 5×2×2 |" in lines
+    assert {"| tokenizer | CViViT | VQVAE |", "| frames | 9 | 8 |", "| ids of a clip | 5×2×2 | 4×2×2 |"} <= {*lines}
     assert "| PSNR below the run's best | 0.000 | 1.000 |" in lines
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in lines if line.startswith("| PSNR at")}
-    assert set(rows) == {"PSNR at 16×16", "PSNR at 16×24"}
+    assert set(rows) == {"PSNR at 16×16", "PSNR at 16×8"}
     width, height = Image.open(sheet).size  # frames of 16 pixels, 16 times larger
     assert Image.open(curves).size == (500, 350)  # one panel, because these trainings have no other curve
     assert curves_of([one, two]) == {
@@ -58,9 +58,9 @@ def test_runs_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--size", "16", "--frames", "4"), "frames"),
-        (("--size", "16", "--sizes", "16", "12"), "12"),
-        (("--size", "12"), "12"),
+        (("--size", "16", "--frames", "1"), "frames"),
+        (("--size", "16", "--sizes", "16", "14"), "14"),
+        (("--size", "14"), "14"),
     ],
 )
 def test_clips_that_a_tokenizer_does_not_take_are_refused_before_anything_is_measured(
@@ -68,7 +68,7 @@ def test_clips_that_a_tokenizer_does_not_take_are_refused_before_anything_is_mea
 ):
     monkeypatch.setattr(compare_tokenizers, "measure", lambda *given: pytest.fail("measured"))
     with pytest.raises(SystemExit, match=rf"run: --frames, --size or --sizes does not fit: .*{message}"):
-        compare_tokenizers.main([str(run_of(tmp_path / "run", [20.0])), *words])
+        compare_tokenizers.main([str(run_of(tmp_path / "run", [20.0], tiny_vqvae())), *words])
 
 
 def test_curves_are_read_before_anything_is_measured(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import subprocess
 from argparse import Namespace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 
 import generate
 import video_files
+from conftest import ToyTokenizer, tiny_cvivit, tiny_frame_encoder, tiny_phenaki, tiny_videogpt, tiny_vqvae
 from data.image_reader import read_image
 from data.media import write_gif, write_mp4
 from data.outputs import written
@@ -165,7 +165,7 @@ def test_no_plan_is_needed(model, run, tmp_path):
 def test_an_unconditional_model_takes_no_prompts(run, tmp_path):
     tiny(dim_context=None).save_pretrained(tmp_path / "free")
     check(run("--steps", 2, "--frames", 12, model=tmp_path / "free"), 12, 128, 8)
-    with pytest.raises(SystemExit, match="no prompts, as the model is unconditional, got 1"):
+    with pytest.raises(SystemExit, match="no prompts, as the model reads neither texts nor classes, got 1"):
         run("a red circle", model=tmp_path / "free")
 
 
@@ -184,20 +184,17 @@ def test_the_default_is_runs_video():
     assert generate.parse_arguments(["a red circle", "--out", "clip.mp4"]).out == Path("clip")
 
 
-def tokenizer_of(stride, first):
-    """Lengths of first + k · stride frames."""
-    return SimpleNamespace(num_frames=lambda t: first + (t - 1) * stride, grid=lambda frames: (frames // stride, 2, 2))
-
-
 @pytest.mark.parametrize("first, stride, window, overlap", [(1, 2, 9, 5), (1, 4, 13, 5), (4, 4, 16, 8), (4, 4, 8, 4)])
 def test_the_overlap_is_about_half_a_window_in_a_length_of_the_tokenizer(first, stride, window, overlap):
-    phenaki = SimpleNamespace(cvivit=tokenizer_of(stride, first), window=window)
+    tokenizer = ToyTokenizer(first, stride)
+    grid = tokenizer.grid(window)
     args = Namespace(overlap=None, prompts=["a", "b"], image=None, video=None, frames=None)
-    assert generate.check_overlap(args, phenaki) == overlap
+    for model in (tiny_phenaki(cvivit=tokenizer, grid=grid), tiny_videogpt(tokenizer=tokenizer, grid=grid)):
+        assert generate.check_overlap(args, model) == overlap
 
 
 def test_a_window_without_room_generates_one_scene_from_nothing_only():
-    phenaki = SimpleNamespace(cvivit=tokenizer_of(4, 4), window=4)
+    phenaki = tiny_phenaki(cvivit=ToyTokenizer(4, 4), grid=(1, 2, 2))
     args = Namespace(overlap=None, prompts=["a"], image=None, video=None, frames=None)
     assert generate.check_overlap(args, phenaki) == 0
     with pytest.raises(ValueError, match="window of 4 frames has no room"):
@@ -207,7 +204,7 @@ def test_a_window_without_room_generates_one_scene_from_nothing_only():
 def test_a_video_that_is_too_short_for_the_tokenizer_is_refused(tmp_path):
     write_mp4(tmp_path / "given.mp4", ramp(3, 32), 24)
     with pytest.raises(ValueError, match=r"given\.mp4 must have at least 4 frames, got 3"):
-        generate.last_frames(tmp_path / "given.mp4", 8, lengths=tokenizer_of(4, 4), size=(16, 16), rate={"stride": 1})
+        generate.last_frames(tmp_path / "given.mp4", 8, lengths=ToyTokenizer(4, 4), size=(16, 16), rate={"stride": 1})
 
 
 def test_errors_are_one_line(run, model, tmp_path):
@@ -249,6 +246,8 @@ def test_words_that_no_caption_has_are_named(model, run, tmp_path, capsys):
         (("a", "--critic-scale", 2), "--critic-scale would have no effect on a model without a critic"),
         (("a", "--guide-every", 2, "--cond-scale", 1), "--guide-every would have no effect with --cond-scale 1"),
         (("a", "--steps", 1, "--temperature", 1), "--temperature would have no effect in a single step"),
+        (("a", "--top-k", 3), "--top-k would have no effect on a Phenaki"),
+        (("a", "--actions", "left"), "expected no --actions, got some"),
         (("a", "--scale", 2000), "at most 16384 pixels a side"),
         (("a", ""), "expected a word in every prompt, got ''"),
         (("a", " \n"), "expected a word in every prompt"),
@@ -271,6 +270,24 @@ def test_a_prompt_without_a_word_that_the_model_knows_is_refused(model, run, tmp
     with pytest.raises(SystemExit, match=r"no caption of the training has a word of 'un chien'; .* a, caf\u00e9"):
         run("a", "un chien", model=tmp_path / "run" / "model")
     run("Cafe\u0301", "--frames", 1, "--steps", 1, model=tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_cvivit, tiny_vqvae])
+def test_a_picture_is_what_the_model_reads_and_the_first_frame_where_images_are_clips(tokenizer, run, tmp_path):
+    tokenizer = tokenizer()
+    first, grid = tokenizer.num_frames(1), (3, 2, 2)
+    encoder = tiny_frame_encoder()
+    tiny_videogpt(tokenizer=tokenizer, frame_encoder=encoder, grid=grid).save_pretrained(tmp_path / "model")
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "white.png")
+    video = check(run("--image", tmp_path / "white.png", "--scale", 1, model=tmp_path / "model"), 4 + first, 16, 8)
+    assert (video[:, 0].mean() > 0.95) == (first == 1)
+
+
+@pytest.mark.parametrize("known", [0, 3])
+def test_each_action_holds_for_its_share_of_the_new_frames(known, tmp_path):
+    args = generate.parse_arguments(["--model", str(tmp_path), "--actions", "1", "0"])
+    taken = generate.told_of(args, tiny_videogpt(dim_action=2), None, known=known, count=5)["actions"]
+    assert taken.shape == (1, known + 5, 2) and taken.argmax(dim=-1).tolist() == [[1] * known + [1, 1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.gif"])

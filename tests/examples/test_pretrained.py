@@ -10,7 +10,8 @@ from einops import reduce
 import generate
 import report
 from data.moving_shapes import prompts
-from data.runs import load_model, planned_sampling, read_plan
+from data.runs import load_model, read_plan
+from data.sampling import planned_sampling
 from data.video_reader import read_video
 from evaluation.judge import agree, judge
 from evaluation.measures import judge_each

@@ -11,7 +11,8 @@ import torch
 from test_generate import tiny
 
 import share
-from data.runs import load_model, planned_sampling, read_plan, read_plan_file, write_rows
+from data.runs import load_model, read_plan, read_plan_file, write_rows
+from data.sampling import planned_sampling
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ import train
 from data.flags import flag_of
 from training import checks, tokenizer
 from training.arguments import fps, prior_arguments, tokenizer_arguments
+from training.plans import words_of
 
 PARSES = (tokenizer_arguments, prior_arguments, train.parse_arguments)
-NUMBERS_WITHOUT_DEFAULT = {"minutes", "fps", "distil_guidance", "size", "frames", "cond_scale"}
+NUMBERS_WITHOUT_DEFAULT = {"minutes", "fps", "distil_guidance", "size", "frames", "cond_scale", "image_weight"}
+NUMBERS_WITHOUT_DEFAULT |= {"depth", "strides", "heads", "top_k", "top_p"}  # of other tokenizers and priors
+COUNTS = {"token_temperature": 2, "strides": 3}
 
 
 def number_names(parse):
@@ -35,8 +38,7 @@ def refused(parse, argv, capsys):
 @pytest.mark.parametrize("wrong", ["-1", "nan", "inf", "many"])
 @pytest.mark.parametrize("parse, name", NUMBERS)
 def test_every_number_has_a_range_and_is_finite(capsys, parse, name, wrong):
-    count = 2 if name == "token_temperature" else 1
-    said = refused(parse, [flag_of(name), *[wrong] * count], capsys)
+    said = refused(parse, [flag_of(name), *[wrong] * COUNTS.get(name, 1)], capsys)
     assert flag_of(name) in said or name in said
 
 
@@ -82,6 +84,22 @@ def test_a_number_out_of_its_range_is_refused(capsys, parse, flag, values):
     assert f"argument {flag}: expected" in refused(parse, [flag, *values.split()], capsys)
 
 
+OF_OTHER_PRIORS = [
+    (prior, name, value)
+    for prior, defaults in checks.PRIOR_DEFAULTS.items()
+    for each in checks.PRIOR_DEFAULTS.values()
+    for name, value in each.items()
+    if name not in defaults
+]
+
+
+@pytest.mark.parametrize("prior, name, value", OF_OTHER_PRIORS)
+def test_the_flags_of_the_other_prior_are_refused(prior, name, value, capsys):
+    words = [flag_of(name)] if value is False else words_of(name, list(value) if name in COUNTS else value or 1)
+    said = refused(prior_arguments, ["--prior", prior, *words], capsys)
+    assert f"{flag_of(name)} would have no effect on a {prior}" in said
+
+
 IDLE = [
     (tokenizer_arguments, "--fps 8", "--fps would have no effect on moving shapes"),
     (tokenizer_arguments, "--stride 1 --flip", "--stride, --flip would have no effect on moving shapes"),
@@ -101,9 +119,12 @@ IDLE = [
     (prior_arguments, "--critic-inline", "--critic-inline would have no effect without a critic"),
     (prior_arguments, "--crossed-weight 1", "--crossed-weight would have no effect without --distil-guidance"),
     (prior_arguments, "--model m --distil-guidance 2 --image-weight 0 --crossed-weight 1", "without both videos and"),
+    (tokenizer_arguments, "--tokenizer vqgan --adversarial 1 --r1-weight 1", "no effect on LAION's discriminator"),
+    (prior_arguments, "--prior gpt --condition frames --prompts 5", "--prompts would have no effect with --condition"),
+    (prior_arguments, "--condition none --text-encoder words", "--text-encoder would have no effect with --condition"),
     (prior_arguments, "--data . --prompts 5", "--prompts would have no effect on a folder"),
-    (prior_arguments, "--text-encoder none --stories 5", "--stories would have no effect with --text-encoder none"),
-    (prior_arguments, "--text-encoder none --cond-scale 2", "--cond-scale would have no effect with --text-encoder"),
+    (prior_arguments, "--condition none --stories 5", "--stories would have no effect with --condition none"),
+    (prior_arguments, "--condition none --cond-scale 2", "--cond-scale would have no effect with --condition none"),
     (prior_arguments, "--cond-scale 1 --guide-every 2", "--guide-every would have no effect without guidance"),
     (prior_arguments, "--video-weight 0 --prime-prob 0.5", "--prime-prob would have no effect without videos"),
     (train.parse_arguments, "--share 0.5", "--share would have no effect without --minutes"),
@@ -127,8 +148,12 @@ APART = [
     (prior_arguments, "--critic token --critic-inline", "expected --critic self, got token"),
     (prior_arguments, "--critic self --critic-inline --critic-scale 2", "critic_scale must be 1"),
     (prior_arguments, "--distil-guidance 2", "--distil-guidance needs a --model to learn from"),
-    (prior_arguments, "--model m --distil-guidance 2 --text-encoder none", "guidance needs texts"),
+    (prior_arguments, "--model m --distil-guidance 2 --condition none", "guidance needs texts"),
     (prior_arguments, "--model m --tokenizer t", "expected no --tokenizer"),
+    (prior_arguments, "--prior gpt --condition none text", "--condition none stands alone, got none text"),
+    (prior_arguments, "--condition classes", "a maskgit reads texts alone: expected --condition text or none"),
+    (prior_arguments, "--prior gpt --condition actions", "moving shapes have no actions"),
+    (prior_arguments, "--prior gpt --temperature 0", "temperature must be finite and above 0"),
 ]
 
 
@@ -143,12 +168,13 @@ def test_arguments_that_do_not_go_together_are_refused(capsys, parse, argv, mess
         (tokenizer_arguments, "--adversarial 0.5 --judged-frames 2 --r1-weight 0"),
         (tokenizer_arguments, "--image-perceptual 0.1 --perceptual-steps 5"),
         (tokenizer_arguments, "--quantizer lfq --codebook-size 64"),
-        (tokenizer_arguments, "--model m --codebook-size 64"),
         (tokenizer_arguments, "--data . --fps 8 --flip"),
         (prior_arguments, "--critic self --critic-inline"),
         (prior_arguments, "--model m --critic-inline"),
         (prior_arguments, "--model m --distil-guidance 2 --crossed-weight 1"),
         (prior_arguments, "--data . --prompts 0 --stories 0 --stride 2"),
+        (prior_arguments, "--prior gpt --condition classes frames text --top-k 5 --top-p 0.5 --cond-scale 3"),
+        (prior_arguments, "--prior gpt --data . --condition actions --prompts 0 --axes time --positions sincos"),
         (train.parse_arguments, "--minutes 1 --share 0.5"),
     ],
 )
@@ -163,7 +189,7 @@ def test_the_same_arguments_are_taken_where_they_have_an_effect(parse, argv):
         ("--frames 6", "a clip needs 1 \\+ k · 2 frames"),
         ("--quantizer lfq --codebook-size 500", "--codebook-size, .* does not fit: .*must be a power of 2"),
         ("--size 15", "--size, .* does not fit: .*must be multiples of the patch"),
-        ("--levels 40000 40000 40000 40000 40000", "--levels .* does not fit: "),
+        ("--levels 40000 40000 40000 40000 40000", "--levels, .* does not fit: "),
         ("--size 2 --patch-size 2 --adversarial 1", "--size or --discriminator-dim does not fit: image_size"),
         ("--model nowhere", "no tokenizer in nowhere"),
     ],

@@ -21,7 +21,8 @@ from tiny_training import (
 import train_prior
 import train_tokenizer
 from data.moving_shapes import COLOURS, MOTIONS, SHAPES
-from data.runs import load_model, load_tokenizer, planned_sampling, read_plan, whole_curves
+from data.runs import load_model, load_tokenizer, read_plan, whole_curves
+from data.sampling import planned_sampling
 from phenaki_pytorch import SelfCritic, TokenCritic
 from training import prior
 from training.arguments import prior_arguments
@@ -125,7 +126,7 @@ def test_a_training_goes_on_with_its_own_tokenizer_only(model, tokenizer, tmp_pa
 
 
 def test_without_captions_the_model_is_unconditional(tmp_path, tokenizer):
-    argv = [*PRIOR, "--text-encoder", "none", "--critic", "self", "--image-weight", "0", "--tokenizer", str(tokenizer)]
+    argv = [*PRIOR, "--condition", "none", "--critic", "self", "--image-weight", "0", "--tokenizer", str(tokenizer)]
     run(train_prior.main, [*argv, "--out", str(tmp_path)])
     phenaki = load_model(tmp_path / "model")
     assert phenaki.text_encoder is None and phenaki.maskgit.dim_context is None

@@ -7,13 +7,22 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from tiny_training import STILL, TOKENIZER, assert_close_weights, assert_same_weights, run, run_killed, run_stopped
+from tiny_training import (
+    STILL,
+    TOKENIZER,
+    TOKENIZER_RUN,
+    assert_close_weights,
+    assert_same_weights,
+    run,
+    run_killed,
+    run_stopped,
+)
 
 import train
 import train_prior
 import train_tokenizer
 from data.outputs import alone
-from data.runs import whole_curves
+from data.runs import load_tokenizer, whole_curves
 from phenaki_pytorch import CViViT
 from training import tokenizer
 from training.adversarial import SHOWN
@@ -27,6 +36,11 @@ ADVERSARIAL = [
     *("--adversarial", "0.5", "--adversarial-start", "0.25", "--adversarial-ramp", "0.2", "--discriminator-dim", "8"),
     *("--steps", "12", "--checkpoint-every", "4"),
 ]
+
+KINDS = {
+    "vqvae": ["--dim", "8", "--strides", "2", "8", "8", "--frames", "8"],
+    "vqgan": ["--dim", "16", "--frames", "5", "--adversarial", "0.5", "--discriminator-dim", "8"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +58,20 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_weights_and_curves(tm
     assert "tokenizer: going on from step 2" in capsys.readouterr().out
     assert_same_weights(whole / "model" / "cvivit", tmp_path / "model" / "cvivit")
     assert (whole / "tokenizer" / "curves.csv").read_text() == (tmp_path / "tokenizer" / "curves.csv").read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_other_kinds_of_tokenizers_resume_to_the_same_weights(tmp_path, kind):
+    whole, broken, argv = tmp_path / "whole", tmp_path / "broken", ["--tokenizer", kind, *TOKENIZER_RUN, *KINDS[kind]]
+    argv += ["--depth", "1", "--codebook-size", "4"]  # so few codes as a batch has tokens for
+    run(train_tokenizer.main, [*argv, "--out", str(whole)])
+    run_stopped(train_tokenizer.main, [*argv, "--out", str(broken)], after=2)
+    run(train_tokenizer.main, ["--resume", "--out", str(broken)])
+    assert_same_weights(whole / "model" / "tokenizer", broken / "model" / "tokenizer")
+    assert (whole / "tokenizer" / "curves.csv").read_text() == (broken / "tokenizer" / "curves.csv").read_text()
+    assert type(load_tokenizer(whole / "model")).__name__.lower() == kind and not (whole / "model" / "cvivit").exists()
+    with pytest.raises(SystemExit, match="tokenizer holds a training of 4 steps"):
+        run(train_tokenizer.main, [*TOKENIZER, "--out", str(whole)])
 
 
 def test_a_killed_and_resumed_training_with_a_discriminator_ends_with_the_same_weights(tmp_path, capsys):
@@ -163,10 +191,11 @@ def test_a_run_that_is_refused_leaves_the_plan_and_the_checkpoints_of_the_run_be
     assert sorted((tmp_path / "run" / "tokenizer").iterdir()) == before
 
 
-def test_a_tokenizer_whose_ids_a_maskgit_has_learnt_is_not_replaced(tmp_path, whole):
+@pytest.mark.parametrize("prior", ["maskgit", "gpt"])
+def test_a_tokenizer_whose_ids_a_prior_has_learnt_is_not_replaced(tmp_path, whole, prior):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    (out / "model" / "maskgit").mkdir()
+    (out / "model" / prior).mkdir()
     for argv, message in (
         (TOKENIZER, "holds a training of 4 steps: --resume goes on with it, --overwrite replaces it"),
         (["--resume", "--steps", "6"], "was trained with the tokenizer beside it: expected no more --steps"),
@@ -180,10 +209,11 @@ def test_a_tokenizer_whose_ids_a_maskgit_has_learnt_is_not_replaced(tmp_path, wh
 def test_a_tokenizer_that_is_replaced_takes_the_model_of_its_ids_with_it(tmp_path, whole, capsys):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    (out / "model" / "maskgit").mkdir()
+    for name in ("maskgit", "gpt", "frame_encoder", "tokenizer"):
+        (out / "model" / name).mkdir()
     (out / "plan.json").write_text("{}")
     run(train_tokenizer.main, [*TOKENIZER, "--seed", "1", "--overwrite", "--out", str(out)])
-    assert not (out / "model" / "maskgit").exists() and not (out / "plan.json").exists()
+    assert [path.name for path in (out / "model").iterdir()] == ["cvivit"] and not (out / "plan.json").exists()
     assert "deleted the model, plan.json and checkpoints of the second stage" in capsys.readouterr().out
     with pytest.raises(AssertionError):
         assert_same_weights(whole / "model" / "cvivit", out / "model" / "cvivit")

@@ -14,14 +14,13 @@ from safetensors.torch import load_file
 from training import loop, prior, tokenizer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-TOKENIZER = [
-    *("--steps", "4", "--checkpoint-every", "2", "--size", "16", "--frames", "5", "--dim", "32", "--batch-size", "2"),
-    *("--spatial-depth", "1", "--levels", "4", "4", "4", "--precision", "no"),
-]
-PRIOR = [
+TOKENIZER_RUN = ["--steps", "4", "--checkpoint-every", "2", "--size", "16", "--batch-size", "2", "--precision", "no"]
+TOKENIZER = [*TOKENIZER_RUN, *("--frames", "5", "--dim", "32", "--spatial-depth", "1", "--levels", "4", "4", "4")]
+PRIOR_RUN = [
     *("--steps", "4", "--checkpoint-every", "2", "--encoded", "8", "--dim", "32", "--depth", "1", "--batch-size", "2"),
-    *("--sampling-steps", "1", "--prompts", "0", "--stories", "0", "--precision", "no"),
+    *("--prompts", "0", "--precision", "no"),
 ]
+PRIOR = [*PRIOR_RUN, "--sampling-steps", "1", "--stories", "0"]
 STILL = ["--lr", "1e-12", "--precision", "no"]  # the weights stay as they are, to within rounding
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from conftest import tiny_cvivit
-from data.encoded import Captions, Encoded, encode_all
+from data.conditions import Conditions
+from data.encoded import Encoded, encode_all
 from data.moving_shapes import MovingShapes
 from data.word_vectors import WordVectors
+from training.maskgit_prior import collate
 
 CAPTIONS = [["whole", "whole", "after 2", "after 2", "after 4"]] * 2
 
@@ -66,6 +68,6 @@ def test_a_batch_has_the_number_of_given_time_steps_of_each_clip():
         tiny_cvivit(), MovingShapes("captioned_video", size=16), 50, seed=0, device=torch.device("cpu"), prime_prob=1.0
     )
     items = [encoded.draw(index, 0) for index in range(20)]
-    batch = Captions(WordVectors()).collate(items)
+    batch = collate(Conditions(["text"], encoder=WordVectors()), items)
     assert batch["prime_steps"].tolist() == [item["prime_steps"] for item in items]
     assert batch["prime_steps"].min() >= 1 and batch["prime_steps"].max() < encoded.ids.shape[1]

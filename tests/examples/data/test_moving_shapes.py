@@ -79,6 +79,15 @@ def test_captions_describe_the_clips():
     assert all(read_caption(clip.caption) == (*clip[:2], None) for clip in clips_of("captioned_images", 100))
 
 
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 9])
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_caption_is_one_that_occurs_and_no_other_does(split, num_frames):
+    dataset = MovingShapes(split, num_frames=num_frames, length=3000)
+    found = {""} if split == "tokenizer" else {dataset.clip(index).caption for index in range(len(dataset))}
+    every = dataset.every_caption()
+    assert set(every) == found and len(every) == len(found)
+
+
 @pytest.mark.parametrize("num_frames, latest", [(1, 0), (2, 0), (3, 1), (5, 3), (7, 5), (20, 5)])
 def test_short_clips_turn_only_if_they_have_enough_steps(num_frames, latest):
     clips = clips_of("captioned_video", 500, num_frames=num_frames)

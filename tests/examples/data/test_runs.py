@@ -1,28 +1,26 @@
-"""runs.py: what files of a run may hold, curves over several runs, and the sampling options of programs."""
+"""runs.py: what files of a run may hold, which model and tokenizer a folder has, and curves over several runs."""
 
-import argparse
+import inspect
 import json
+from functools import partial
 
 import pytest
 
-from conftest import tiny_phenaki, tiny_token_critic
+from conftest import same_state, state, tiny_cvivit, tiny_phenaki, tiny_videogpt, tiny_vqgan, tiny_vqvae
 from data.runs import (
-    add_sampling,
-    asked_sampling,
-    check_sampling,
+    labels_of,
     load_model,
+    load_phenaki,
     load_tokenizer,
-    planned_sampling,
     read_json,
     read_plan,
     read_rows,
+    tokenizer_of,
     unknown_words,
     whole_curves,
     write_rows,
 )
 from data.word_vectors import WordVectors, words_of
-from phenaki_pytorch import SelfCritic
-from phenaki_pytorch.priors.decoding import sampling_options
 
 
 @pytest.mark.parametrize("held", [b"", b"no JSON", b'{"a": 1', b"[1]", b"3", b"null", b"\x80\x81", b"[" * 100_000])
@@ -50,6 +48,12 @@ def test_a_file_that_holds_no_json_object_is_named(tmp_path, held):
         ({"tokenizer": 3}, "tokenizer must be the name of a folder"),
         ({"words": "red"}, "words must be a list"),
         ({"words": [1]}, "words must be a list"),
+        ({"classes": "red"}, "classes must be a list"),
+        ({"actions": [1]}, "actions must be a list"),
+        ({"arguments": {"prior": "diffusion"}}, "prior must be one of maskgit, gpt, got 'diffusion'"),
+        ({"arguments": {"prior": ["gpt"]}}, r"prior must be one of maskgit, gpt, got \['gpt'\]"),
+        ({"arguments": {"condition": "text"}}, "arguments condition must be a list"),
+        ({"arguments": {"prior": "gpt", "top_p": 0}}, "top_p must be above 0"),
     ],
 )
 def test_a_plan_with_wrong_values_is_named(tmp_path, plan, message):
@@ -82,6 +86,56 @@ def test_a_config_without_the_right_text_width_is_refused(tmp_path, config):
         load_model(tmp_path)
 
 
+SYSTEMS = {"a Phenaki": lambda: tiny_phenaki(dim_context=None), "a VideoGPT": tiny_videogpt}
+
+
+@pytest.mark.parametrize("kind", SYSTEMS)
+def test_a_model_over_one_of_another_kind_has_its_own_tokenizer(tmp_path, kind):
+    for name in (*(SYSTEMS.keys() - {kind}), kind):
+        model = SYSTEMS[name]()
+        model.save_pretrained(tmp_path)
+    for loaded in (load_tokenizer(tmp_path), tokenizer_of(load_model(tmp_path))):
+        assert type(loaded) is type(tokenizer_of(model)) and same_state(state(loaded), state(tokenizer_of(model)))
+
+
+def test_a_program_that_needs_a_phenaki_refuses_other_models(tmp_path):
+    tiny_videogpt().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a VideoGPT, expected a Phenaki"):
+        load_phenaki(tmp_path)
+
+
+@pytest.mark.parametrize("build", [tiny_cvivit, partial(tiny_vqgan, trained=False), partial(tiny_vqvae, trained=False)])
+def test_a_tokenizer_saved_before_an_argument_was_added_is_found(tmp_path, build):
+    tokenizer = build()
+    tokenizer.save_pretrained(tmp_path)
+    added = inspect.signature(type(tokenizer)).parameters
+    config = {name: value for name, value in tokenizer.config.items() if value != added[name].default}
+    assert len(config) < len(tokenizer.config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = load_tokenizer(tmp_path)
+    assert type(loaded) is type(tokenizer) and same_state(state(loaded), state(tokenizer))
+
+
+def test_a_tokenizer_of_an_unknown_kind_is_refused(tmp_path):
+    tiny_vqvae().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"colour": 1}))
+    with pytest.raises(ValueError, match=r"holds none of CViViT, VQGAN, VQVAE, but .*, colour"):
+        load_tokenizer(tmp_path)
+
+
+def test_classes_and_actions_have_the_names_of_the_plan_or_numbers(tmp_path):
+    model = tiny_videogpt(num_classes=2, dim_action=3)
+    assert labels_of(tmp_path / "model", model) == (["0", "1"], ["0", "1", "2"])
+    assert labels_of(tmp_path / "model", tiny_phenaki()) == ([], [])
+    plan = {"classes": ["up", "down"], "actions": ["left", "right", "stay"]}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert labels_of(tmp_path / "model", model) == tuple(plan.values())
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"actions": ["left"]}))
+    with pytest.raises(ValueError, match=r"has 3 actions, its plan\.json 1"):
+        labels_of(tmp_path / "model", model)
+
+
 # curves
 
 
@@ -108,6 +162,16 @@ def test_a_run_that_went_on_from_its_own_model_by_another_path_counts_once(tmp_p
     run = run_of(tmp_path / "run", tmp_path / "link" / "model", 0)
     (tmp_path / "link").symlink_to(run)
     assert len(whole_curves(run, "maskgit")) == 1
+
+
+@pytest.mark.parametrize("named", ["model", "model/cvivit", "model/tokenizer"])
+def test_the_curves_of_a_tokenizer_are_those_of_the_run_that_trained_it(tmp_path, named):
+    (tmp_path / "first" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "first" / "tokenizer" / "curves.csv").write_text("step,loss\n10,1\n")
+    (tmp_path / "second").mkdir()
+    plan = {"arguments": {"tokenizer": str(tmp_path / "first" / named)}}
+    (tmp_path / "second" / "plan.json").write_text(json.dumps(plan))
+    assert whole_curves(tmp_path / "second", "tokenizer") == [{"step": 10, "loss": "1"}]
 
 
 @pytest.mark.parametrize(
@@ -137,64 +201,6 @@ def test_rows_of_different_columns_are_written_with_empty_cells(tmp_path):
     write_rows(tmp_path / "curves.csv", rows)
     assert (tmp_path / "curves.csv").read_text() == "step,loss,critic_loss\n1,2.0,\n2,1.0,0.5\n"
     assert read_rows(tmp_path / "curves.csv")[0] == {"step": "1", "loss": "2.0", "critic_loss": ""}
-
-
-# sampling
-
-
-@pytest.mark.parametrize(
-    "flag, taken, refused",
-    [
-        ("steps", ["1", "48"], ["0", "-1", "1.5"]),
-        ("guide-every", ["1", "3"], ["0", "-1", "1.5"]),
-        ("cond-scale", ["0", "7.5"], ["-0.1"]),
-        ("critic-scale", ["0", "2"], ["-0.1"]),
-        ("temperature", ["0", "4"], ["-0.1"]),
-        ("token-temperature", ["1e-6", "2"], ["0", "-1"]),
-    ],
-)
-def test_programs_take_the_sampling_options_that_the_library_takes(capsys, flag, taken, refused):
-    parser = argparse.ArgumentParser()
-    add_sampling(parser)
-    words = 2 if flag == "token-temperature" else 1
-    for text in taken:
-        args = parser.parse_args([f"--{flag}", *[text] * words])
-        sampling_options({name: value for name, value in asked_sampling(args).items() if value is not None})
-    for text in [*refused, "nan", "inf"]:
-        with pytest.raises(SystemExit):
-            parser.parse_args([f"--{flag}", *[text] * words])
-        assert f"--{flag}" in capsys.readouterr().err
-        if text != "1.5":
-            value = int(text) if text.lstrip("-").isdigit() else float(text)
-            with pytest.raises((ValueError, TypeError)):
-                sampling_options({flag.replace("-", "_"): value})
-
-
-@pytest.mark.parametrize(
-    "given, critic, dim_context, message",
-    [
-        ({"critic_scale": 2.0}, None, 12, "--critic-scale would have no effect on a model without a critic"),
-        ({"critic_inline": False}, None, 12, "--critic-inline would have no effect on a model without a critic"),
-        ({"cond_scale": 1.0}, None, None, "--cond-scale would have no effect on an unconditional model"),
-        ({"guide_every": 2}, None, None, "--guide-every would have no effect on an unconditional model"),
-        ({"guide_every": 2, "cond_scale": 1.0}, None, 12, "--guide-every would have no effect with --cond-scale 1"),
-        ({"steps": 1, "temperature": 2.0}, None, 12, "--temperature would have no effect in a single step"),
-        ({"critic_scale": 2.0}, lambda _: tiny_token_critic(dim_context=None), 12, "as the critic reads no text"),
-        ({"critic_inline": True}, lambda _: tiny_token_critic(), 12, "--critic-inline needs a SelfCritic"),
-        ({"critic_inline": True, "critic_scale": 2.0}, SelfCritic, 12, "critic_scale must be 1"),
-    ],
-)
-def test_sampling_options_without_effect_on_a_model_are_refused(given, critic, dim_context, message):
-    encoder = None if dim_context is None else lambda texts: None
-    phenaki = tiny_phenaki(critic=critic, dim_context=dim_context, text_encoder=encoder)
-    with pytest.raises(ValueError, match=message):
-        check_sampling(given, planned_sampling({}) | given, phenaki)
-
-
-def test_sampling_options_that_have_an_effect_are_taken():
-    given = {"critic_inline": True, "guide_every": 2, "steps": 3, "temperature": 1.0}
-    check_sampling(given, planned_sampling({}) | given, tiny_phenaki(critic=SelfCritic))
-    check_sampling({}, planned_sampling({}) | {"steps": 1, "cond_scale": 1.0}, tiny_phenaki(dim_context=None))
 
 
 def test_words_are_the_same_however_their_accents_are_encoded():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from data.moving_shapes import MOTIONS, Clip, another_motion, draw, read_caption
+from evaluation import claims
 from evaluation.claims import (
     animation,
     length,
@@ -23,6 +24,12 @@ from evaluation.claims import (
 from evaluation.judge import judge, track
 
 SIZE = 32
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """The stand-ins for models have no weights that would tell their device."""
+    monkeypatch.setattr(claims, "device_of", lambda model: torch.device("cpu"))
 
 
 class Frames(nn.Module):

@@ -2,18 +2,23 @@
 
 from argparse import Namespace
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
 from accelerate import Accelerator
 
 from conftest import make_ids, tiny_phenaki
-from data.encoded import Captions, Encoded
+from data.conditions import Conditions
+from data.encoded import Encoded
 from data.mixture import Source
 from data.sources import mixture, sources_of
 from data.word_vectors import WordVectors
 from phenaki_pytorch import SelfCritic
-from training.distillation import DistillationStep, crossed_clips, training_step
+from training.distillation import DistillationStep, crossed_clips
+from training.maskgit_prior import collate, training_step
+
+TEXTS = Conditions(["text"], encoder=WordVectors())
 
 
 def encoded(caption, count, *, steps):
@@ -66,9 +71,9 @@ def test_crossed_clips_are_the_videos_under_captions_of_images():
     assert {item["caption"] for item in items} == {"a white square", "a blue circle"}
     same, other = (crossed_clips(Namespace(distil_guidance=2.0, seed=seed), (videos, images)) for seed in (0, 1))
     assert crossed.captions == same.captions != other.captions
-    collated = Captions(WordVectors()).collate(items[:4])
+    collated = collate(TEXTS, items[:4])
     assert collated["crossed"] and not collated["prime_steps"].any()
-    assert "crossed" not in Captions(WordVectors()).collate([videos[0], videos[1]])
+    assert "crossed" not in collate(TEXTS, [videos[0], videos[1]])
 
 
 @pytest.mark.parametrize("missing", ["teacher", "videos", "images"])
@@ -82,7 +87,7 @@ def test_crossed_clips_have_their_weight_among_the_batches():
     args = Namespace(distil_guidance=2.0, seed=0, batch_size=2, video_weight=1.0, image_weight=0.5)
     sets = videos_and_images()
     mixed = [*sources_of(args, sets), Source(crossed_clips(args, sets), 0.5, args.batch_size)]
-    batches = mixture(args, mixed, Captions(WordVectors()).collate, Accelerator(), steps=400)
+    batches = mixture(args, mixed, partial(collate, TEXTS), Accelerator(), steps=400)
     kinds = Counter((len(each["video_ids"]), "crossed" in each) for each in map(batches.__getitem__, range(400)))
     assert kinds.keys() == {(2, False), (8, False), (2, True)}
     assert kinds[2, True] == pytest.approx(100, abs=30) and kinds[8, False] == pytest.approx(100, abs=30)

@@ -1,72 +1,80 @@
-"""The second stage: what its curves measure, which critic is built, what is compiled."""
+"""The second stage: its words and names in the plan, and what of the data a prior can be told."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from conftest import make_ids, tiny_maskgit, tiny_phenaki, tiny_token_critic
-from data.encoded import Captions, Encoded
+from data.conditions import Captions, Conditions
+from data.encoded import Encoded
 from data.word_vectors import WordVectors
-from phenaki_pytorch import SelfCritic, TokenCritic
-from training.prior import build_critic, compile_transformers, watch_prior, words
+from training.plans import write_object
+from training.prior import conditions_of, names_of, words
 
 
-def held_out_batch():
-    mask = torch.ones(8, 4, dtype=torch.bool)
-    return {"video_ids": make_ids(8), "text_embeds": torch.randn(8, 4, 12), "text_mask": mask}
+class Clips:
+    """What is read of a data set."""
+
+    def __init__(self, captions=("a", "b"), action_names=(), actions=(True, True)):
+        self.captions, self.action_names = captions, action_names
+        self.actions = [rows or None for rows in actions]
+        self.paths = [Path(f"{number}.mp4") for number in range(len(actions))]
+
+    def every_caption(self):
+        return self.captions
 
 
-def test_with_all_ids_masked_the_loss_depends_on_the_text_alone():
-    maskgit, batch = tiny_maskgit(), held_out_batch()
-    one = watch_prior(nn.ModuleList([maskgit]), batch)
-    other = watch_prior(nn.ModuleList([maskgit]), batch | {"text_embeds": torch.randn(8, 4, 12)})
-    assert one["blank_loss"] != other["blank_loss"] and one["blank_loss_no_text"] == other["blank_loss_no_text"]
-    ids = batch["video_ids"]
-    logits = maskgit.logits(ids, torch.ones_like(ids, dtype=torch.bool), batch["text_embeds"])
-    by_hand = nn.functional.cross_entropy(logits.flatten(0, 3), ids.flatten())
-    assert one["blank_loss"] == pytest.approx(by_hand.item(), rel=1e-5)
+def read(videos, images=None, *, condition=("classes",), **options):
+    args = {"condition": list(condition), "model": None, "resume": False, "out": Path("out")} | options
+    return conditions_of(Namespace(**args), (videos, images))
 
 
-def test_an_unconditional_model_has_no_loss_of_the_text():
-    watched = watch_prior(nn.ModuleList([tiny_maskgit(dim_context=None)]), {"video_ids": make_ids(8)})
-    assert watched.keys() == {"held_out_loss", "accuracy"}
+def planned(folder, **names):
+    """The folder of a model with these names in its plan."""
+    write_object(folder / "plan.json", {"steps": 1, "arguments": {}, **names})
+    return folder / "model"
 
 
-@pytest.mark.parametrize("critic", [SelfCritic, lambda maskgit: tiny_token_critic()])
-def test_the_measures_are_the_same_each_time_and_leave_the_random_state_alone(critic):
-    maskgit, batch = tiny_maskgit(), held_out_batch()
-    part = nn.ModuleList([maskgit, critic(maskgit)])
-    first = watch_prior(part, batch)
-    random_state = torch.random.get_rng_state()
-    second = watch_prior(part, batch)
-    assert first == second and torch.equal(random_state, torch.random.get_rng_state())
-    names = ("held_out_loss", "accuracy", "blank_loss", "blank_loss_no_text", "critic_loss", "wrong")
-    assert first.keys() == set(names)
-    with torch.no_grad():
-        part[1].to_logits.bias += 3.0
-    third = watch_prior(part, batch)
-    assert third["critic_loss"] != first["critic_loss"] and third["held_out_loss"] == first["held_out_loss"]
+def test_classes_are_the_captions_of_videos_and_images():
+    conditions = read(Clips(["moves", "turns"]), Clips(["stands", "turns"]))
+    assert conditions.classes == ["moves", "stands", "turns"]
+    assert names_of(conditions) == {"classes": conditions.classes}
+    assert names_of(Conditions(["none"])) == {}
 
 
-@pytest.mark.parametrize("kind, built", [("none", type(None)), ("self", SelfCritic), ("token", TokenCritic)])
-def test_the_critic_is_of_the_kind_asked_for_and_its_output_begins_at_0(kind, built):
-    critic = build_critic(Namespace(critic=kind), tiny_maskgit())
-    assert isinstance(critic, built) and (critic is None or not critic.to_logits.bias.any())
+@pytest.mark.parametrize("begun", [{"resume": True}, {"model": True}], ids=["resumed", "from a model"])
+def test_classes_and_actions_keep_the_numbers_that_the_training_began_with(tmp_path, begun):
+    model = planned(tmp_path, classes=["b", "c", "a"], actions=["left", "right"])
+    options = {"condition": ["classes", "actions"], "out": tmp_path} | begun
+    options |= {"model": str(model)} if "model" in begun else {}
+    conditions = read(Clips(["a", "b"], ["left", "right"]), **options)
+    assert conditions.classes == ["b", "c", "a"] and conditions.actions == ["left", "right"]
+    with pytest.raises(ValueError, match="training has the classes b, c, a, --data also has d"):
+        read(Clips(["a", "d"], ["left", "right"]), **options)
+    with pytest.raises(ValueError, match="training has the actions left, right, --data has right, left"):
+        read(Clips(["a", "b"], ["right", "left"]), **options)
 
 
-@pytest.mark.parametrize("critic, parts", [(None, 1), (SelfCritic, 1), (lambda maskgit: tiny_token_critic(), 2)])
-def test_all_transformers_of_the_training_are_compiled(monkeypatch, critic, parts):
-    compiled, model = [], tiny_phenaki(critic=critic)
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
-    compile_transformers(model)
-    assert len(compiled) == parts
-    reached = []
-    for part in compiled:
-        part.register_forward_hook(lambda module, *_: reached.append(module))
-    model(video_ids=make_ids(), texts=["up", "down"])
-    assert set(reached) == set(compiled)
+@pytest.mark.parametrize(
+    "condition, videos, images, message",
+    [
+        ("classes", Clips(["", "a"]), None, r"needs a caption for every clip, .*got \['', 'a'\]"),
+        ("classes", Clips(["a"]), None, r".* two of them, got \['a'\]"),
+        ("actions", Clips(), None, "needs videos with an actions.csv"),
+        ("actions", None, Clips(), "needs videos with an actions.csv"),
+        ("actions", Clips(action_names=["left"]), Clips(), "needs videos with an actions.csv in --data, and no images"),
+        (
+            "actions",
+            Clips(action_names=["left"], actions=[True, False]),
+            None,
+            "needs rows in actions.csv for all videos, got none for 1.mp4",
+        ),
+    ],
+)
+def test_data_without_what_the_prior_is_told_is_refused(condition, videos, images, message):
+    with pytest.raises(ValueError, match=f"--condition {condition} {message}"):
+        read(videos, images, condition=[condition])
 
 
 def test_the_words_of_the_captions_are_known_where_each_word_has_its_vector():

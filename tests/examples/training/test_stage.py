@@ -57,7 +57,9 @@ def arguments(out, **flags):
     return Namespace(out=out, **{"resume": False, "overwrite": False} | flags)
 
 
-@pytest.mark.parametrize("stage, weights", [("tokenizer", "cvivit"), ("maskgit", "maskgit")])
+@pytest.mark.parametrize(
+    "stage, weights", [("tokenizer", "cvivit"), ("tokenizer", "tokenizer"), ("maskgit", "maskgit"), ("gpt", "gpt")]
+)
 def test_a_training_that_is_there_is_refused_unless_it_goes_on_or_is_replaced(tmp_path, stage, weights):
     check_held(arguments(tmp_path), *STAGES)
     (tmp_path / stage).mkdir()
@@ -74,15 +76,16 @@ def test_a_training_that_is_there_is_refused_unless_it_goes_on_or_is_replaced(tm
         check_held(arguments(tmp_path / "other"), *STAGES)
 
 
-def test_the_second_stage_of_a_tokenizer_that_is_replaced_is_deleted_and_that_is_said(tmp_path, capsys):
-    remove_prior(tmp_path)
+@pytest.mark.parametrize("keep, other", [("cvivit", "tokenizer"), ("tokenizer", "cvivit")])
+def test_the_second_stage_of_a_tokenizer_that_is_replaced_is_deleted_and_that_is_said(tmp_path, capsys, keep, other):
+    remove_prior(tmp_path, keep=keep)
     assert capsys.readouterr().out == ""
-    kept = ["maskgit/curves.csv", "model/cvivit/config.json", "tokenizer/plan.json"]
-    deleted = ["maskgit/step-00000002.pt", "plan.json"]
-    deleted += ["model/config.json", "model/critic/config.json", "model/maskgit/config.json"]
+    kept = ["maskgit/curves.csv", f"model/{keep}/config.json", "tokenizer/plan.json"]
+    deleted = ["gpt/step-00000002.pt", "maskgit/step-00000002.pt", "plan.json", "model/config.json"]
+    deleted += [f"model/{part}/config.json" for part in ("critic", "frame_encoder", "gpt", "maskgit", other)]
     for name in (*kept, *deleted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    remove_prior(tmp_path)
+    remove_prior(tmp_path, keep=keep)
     assert capsys.readouterr().out.startswith("deleted the model, plan.json and checkpoints of the second stage in ")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == kept
