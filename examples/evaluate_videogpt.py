@@ -3,10 +3,10 @@
     python examples/evaluate_videogpt.py --model runs/frames/model                             # moving shapes
     python examples/evaluate_videogpt.py --model runs/doom/model --data runs/doom/test --sheet turns.png
 
-The loss is in bits per dimension, over clips that the model was not trained on: those of --data, or moving shapes. A
-model that is told first frames continues those of --count clips: moving shapes are judged by their velocity. A model
-that is also told actions makes a video under each action from the same first frame. Their turns are judged by the
-horizontal shift from frame to frame, and --sheet shows them. The sampling options are the plan's.
+The loss is in thousandths of a bit per value of a pixel, over clips that the model was not trained on: those of --data,
+or moving shapes. A model that is told first frames continues those of --count clips: moving shapes are judged by their
+velocity. A model that is also told actions makes a video under each action from the same first frame. Their turns are
+judged by the horizontal shift from frame to frame, and --sheet shows them. The sampling options are the plan's.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from data.runs import SEED, device_of, labels_of, load_model, read_plan
 from data.sampling import add_sampling, asked_sampling, check_sampling, planned_sampling
 from data.targets import check_targets, png
 from data.video_folder import VideoFolder
-from evaluation.conditional import bits_per_dimension, conditions_of, steady_motion, steered
+from evaluation.conditional import conditions_of, millibits_per_dimension, steady_motion, steered
 from evaluation.measures import table
 from phenaki_pytorch import VideoGPT
 
@@ -61,7 +61,7 @@ def evaluate(args: argparse.Namespace, model: VideoGPT) -> None:
     conditions, dataset = conditions_of(model, labels), data_of(args, model, plan)
     options = {"seed": args.seed, "device": device_of(model), "tell": conditions.tell}
     clips = encode_all(model.tokenizer, dataset, args.clips, **options)
-    table(bits_per_dimension(model, clips, conditions, seed=args.seed))
+    table(millibits_per_dimension(model, clips, conditions, seed=args.seed))
     options = {"seed": args.seed, "sampling": sampling}
     if conditions.names == {"frames"} and args.data is None:
         table(steady_motion(model, args.count, **options))

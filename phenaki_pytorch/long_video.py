@@ -48,16 +48,19 @@ class LongVideo:
         self.tokenizer, self.grid = tokenizer, grid
         self.window = tokenizer.num_frames(grid[0])
 
-    def check_overlap(self, overlap: int | None) -> int:
-        """How many frames a window shares with the one before.
+    def check_overlap(self, overlap: int | None, least: int = 1) -> int:
+        """How many frames a window shares with the one before, `least` or more.
 
-        None is the paper's 5, or the most below that which the tokenizer takes and which leaves room for new frames.
-        Raises ValueError for a number that does not fit.
+        None is the paper's 5, or the number nearest to it, first below and then above, which the tokenizer takes and
+        which leaves room for new frames. Raises ValueError for a number that does not fit.
         """
         fitting = lengths_up_to(self.tokenizer, self.window - 1)
-        if overlap is None and fitting:
-            return max([length for length in fitting if length <= OVERLAP], default=fitting[0])
-        if overlap not in fitting:
+        enough = [length for length in fitting if length >= least]
+        if overlap is None and enough:
+            return max([length for length in enough if length <= OVERLAP], default=enough[0])
+        if overlap in fitting and overlap < least:
+            raise ValueError(f"windows must share at least {least} frames, got an overlap of {overlap}")
+        if overlap not in enough:
             raise ValueError(
                 f"a window of {self.window} frames can share {fitting or 'none'} of them with the one before, "
                 f"got an overlap of {overlap}"
@@ -108,9 +111,7 @@ class LongVideo:
         """
         known = 0 if prime_frames is None else prime_frames.shape[2]
         if overlap is not None or known >= self.window or self._kept(known, 0) + num_frames > self.window:
-            overlap = self.check_overlap(overlap)
-            if overlap < least:
-                raise ValueError(f"windows must share at least {least} frames, got an overlap of {overlap}")
+            overlap = self.check_overlap(overlap, least)
         return self._windows(sample, num_frames, prime_frames, overlap or 0)
 
     def _windows(

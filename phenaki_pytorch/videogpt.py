@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phenaki_pytorch.conditions.frames import FrameEncoder, FrameMapEncoder
 from phenaki_pytorch.conditions.labels import Labels
 from phenaki_pytorch.conditions.texts import Texts
-from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite
+from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite, check_fitting_ids
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
@@ -124,6 +124,10 @@ class VideoGPT(System):
         """
         if (videos is None) == (video_ids is None):
             raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
+        if videos is not None and videos.ndim not in (4, 5):
+            raise ValueError(f"videos must be (b, c, f, h, w), or images (b, c, h, w), got {tuple(videos.shape)}")
+        if video_ids is not None:
+            check_fitting_ids(video_ids, self.gpt.num_tokens, self.gpt.grid)
         self._take_codes()
         like = self.gpt.placement()
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=like)
@@ -168,8 +172,9 @@ class VideoGPT(System):
         actions       (b, prime frames + num_frames, dim_action), one for each frame, those of the prime frames first
         classes       int64 (b,)
         overlap       frames that each further window shares with those before, in a number that the tokenizer takes;
-                      None: 5, or the most below it that fits. It is at least what the frame encoder reads
+                      None: 5, or the most below it that fits; more where the frame encoder reads more
         texts, text_embeds, text_mask   as in `losses`; one caption or b of them
+        batch_size    how many videos to generate where nothing above says it
         sampling      see `RasterOptions`
 
         Whole windows are sampled and cut to the count. Raises ValueError where a size or value does not fit.
@@ -180,8 +185,7 @@ class VideoGPT(System):
         like = self.gpt.placement()
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=like)
         if context is None:
-            given = (frames, prime_frames, actions, classes)
-            batch_size = max([batch_size, *(len(each) for each in given if each is not None and each.ndim > 0)])
+            batch_size = self._batch_size(batch_size, frames, prime_frames, actions, classes)
         batch_size = batch_of(batch_size, context)
         known = 0
         if prime_frames is not None:
@@ -210,6 +214,13 @@ class VideoGPT(System):
                 sample, num_frames, prime_frames=prime_frames, overlap=overlap, least=self._frames_to_read
             )
             return concatenated(windows, num_frames)
+
+    def _batch_size(self, batch_size: int, *given: Tensor | None) -> int:
+        """How many videos to generate: as many as what is given is for, or what is asked for."""
+        sizes = [len(each) for each in given if each is not None and each.ndim > 0]
+        if sizes and batch_size not in (1, max(sizes)):
+            raise ValueError(f"batch_size is {batch_size}, what is given has a batch of {max(sizes)}")
+        return max(sizes, default=batch_size)
 
     def _padded_actions(self, actions: Tensor | None, batch_size: int, num_frames: int) -> Tensor | None:
         """The actions of all frames, and zeros for those that the last window has beyond them."""
@@ -271,6 +282,7 @@ class VideoGPT(System):
             "num_classes": self.labels.num_classes,
             "dim_action": self.labels.dim_action,
         }
+        self.gpt.use_codes(tokenizer=self.tokenizer)  # refuses a tokenizer that was changed since
         write_config(directory, config, stage)
         save_tokenizer(self.tokenizer, directory / "tokenizer", stage)
         uncompiled(self.gpt).write_to(directory / "gpt", stage)
@@ -291,7 +303,10 @@ class VideoGPT(System):
         config["tokenizer"] = load_tokenizer(config["tokenizer"], Path(directory) / "tokenizer", quantizer)
         encoder = saved_text_encoder(directory, config)
         del config["text_encoder"]
-        if config["frame_encoder"] in FRAME_ENCODERS:
+        for name in ("num_classes", "dim_action"):
+            if not isinstance(config[name], int | None):
+                raise ValueError(f"{directory} must have a whole number or null as {name}, got {config[name]!r}")
+        if config.get("frame_encoder") in FRAME_ENCODERS:
             kind = FRAME_ENCODERS[config["frame_encoder"]]
             config["frame_encoder"] = kind.from_pretrained(Path(directory) / "frame_encoder")
         return cls(gpt=GPT.from_pretrained(Path(directory) / "gpt"), **config, **encoder)

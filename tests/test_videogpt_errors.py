@@ -1,5 +1,6 @@
 """VideoGPT: parts, batches and arguments that do not fit are refused, with what was got and expected."""
 
+import json
 import math
 
 import pytest
@@ -15,7 +16,7 @@ from conftest import (
     tiny_vqvae,
 )
 from phenaki_pytorch import VideoGPT
-from videogpt_models import GRID, TEXTS, clips, given, videogpt
+from videogpt_models import GRID, TEXTS, clips, given, spied, videogpt
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_wrong_training_batches(whole, changes, kind, message):
         ({"classes": None}, "expected some classes, got none"),
         ({"classes": torch.tensor(1)}, r"classes must be int64 \(2,\), got torch.int64 \(\)"),
         ({"actions": torch.randn(2, 6, 2)}, r"actions must be \(2, 9, 2\), .* got \(2, 6, 2\)"),
-        ({"batch_size": 3}, r"actions must be \(3, 9, 2\), .* got \(2, 9, 2\)"),
+        ({"batch_size": 3}, "batch_size is 3, what is given has a batch of 2"),
         ({"overlap": 3}, r"window of 6 frames can share \[2, 4\].*got an overlap of 3"),
         ({"prime_frames": clips(f=1)}, "at least 2 frames, got 1"),
         ({"prime_frames": torch.rand(2, 3, 4, 8, 16)}, r"\(2, 2\) ids a frame, got \(8, 16\) pixels, \(1, 2\) ids"),
@@ -113,3 +114,46 @@ def test_wrong_arguments_of_generate(whole, changes, message):
     labels = given("actions", "classes", f=9)
     with pytest.raises(ValueError, match=message):
         whole.generate(**{"num_frames": 9, "frames": clips(f=1), **labels, **changes})
+
+
+def test_ids_and_videos_of_other_shapes_are_refused():
+    model = videogpt("vector")
+    for given_ids in (torch.zeros(3, dtype=torch.int64), torch.zeros(2, 3, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"ids must be int64 \(b, t, h, w\)"):
+            model(video_ids=given_ids, frames=clips()[:, :, :1])
+    for videos in (torch.rand(2, 3), torch.rand(2, 3, 16)):
+        with pytest.raises(ValueError, match=r"videos must be \(b, c, f, h, w\)"):
+            model(videos)
+
+
+def test_a_tokenizer_that_was_changed_after_the_gpt_took_its_codes_is_not_saved(tmp_path):
+    model = videogpt()
+    model.tokenizer.load_state_dict(tiny_vqvae().state_dict())
+    with pytest.raises(ValueError, match="codes of another tokenizer"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name, value", [("num_classes", "x"), ("dim_action", 1.5)])
+def test_a_config_with_numbers_of_another_kind_is_refused(tmp_path, name, value):
+    videogpt().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(ValueError, match=f"{tmp_path} must have a whole number or null as {name}, got"):
+        VideoGPT.from_pretrained(tmp_path)
+
+
+def test_a_config_without_a_frame_encoder_has_none(tmp_path):
+    videogpt().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["frame_encoder"]
+    path.write_text(json.dumps(config))
+    assert VideoGPT.from_pretrained(tmp_path).frame_encoder is None
+
+
+def test_windows_share_as_many_frames_as_the_frame_encoder_reads():
+    model = videogpt(frame_encoder=tiny_frame_encoder(num_frames=7), grid=(6, 2, 2)).eval()
+    calls = spied(model)
+    assert model.generate(num_frames=20, frames=clips(1, 7)).shape[2] == 20
+    assert calls[1][0]["prime_ids"].shape[1] == 4  # 8 frames, the least that the tokenizer takes

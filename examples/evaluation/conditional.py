@@ -35,11 +35,11 @@ def conditions_of(model: VideoGPT, labels: Labels) -> Conditions:
 
 
 @torch.no_grad()
-def bits_per_dimension(model: VideoGPT, clips: Encoded, conditions: Conditions, *, seed: int) -> dict[str, Mean]:
-    """Bits of a clip's ids over the number of its pixels' values, told what is true; and with one condition shuffled.
+def millibits_per_dimension(model: VideoGPT, clips: Encoded, conditions: Conditions, *, seed: int) -> dict[str, Mean]:
+    """Bits of a clip's ids over thousands of its pixels' values, told what is true; and with one condition shuffled.
 
     Without a condition that the model uses it needs more bits. Those of a clip are the sum over its ids, as in
-    VideoGPT; its tokenizer, which loses part of the pixels, is not counted.
+    VideoGPT, which gives bits per dimension; its tokenizer, which loses part of the pixels, is not counted.
     """
     order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed)).tolist()
     bits = {"true": [], **{f"{name} shuffled": [] for name in sorted(conditions.names)}}
@@ -49,8 +49,8 @@ def bits_per_dimension(model: VideoGPT, clips: Encoded, conditions: Conditions, 
         other = conditions.collate([clips[order[index]] for index in part])
         for name, values in bits.items():
             told = dict(true) if name == "true" else exchanged(true, other, name.removesuffix(" shuffled"))
-            values += clip_bits(model, told).tolist()
-    return {f"bits per dimension, {name}": Mean(values) for name, values in bits.items()}
+            values += clip_millibits(model, told).tolist()
+    return {f"millibits per dimension, {name}": Mean(values) for name, values in bits.items()}
 
 
 def exchanged(batch: Mapping[str, Tensor], other: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -59,13 +59,13 @@ def exchanged(batch: Mapping[str, Tensor], other: Mapping[str, Tensor], name: st
     return dict(batch) | {key: other[key] for key in own}
 
 
-def clip_bits(model: VideoGPT, batch: Mapping[str, Tensor]) -> Tensor:
-    """Bits per dimension of each clip, (b,)."""
+def clip_millibits(model: VideoGPT, batch: Mapping[str, Tensor]) -> Tensor:
+    """Millibits per dimension of each clip, (b,)."""
     nats = model.losses(**{name: value.to(device_of(model)) for name, value in batch.items()}).nats
     tokenizer = model.tokenizer
     height, width = tokenizer.image_size
     values = tokenizer.channels * tokenizer.num_frames(nats.shape[1]) * height * width
-    return nats.sum(dim=(1, 2, 3)) / (math.log(2) * values)
+    return 1000 * nats.sum(dim=(1, 2, 3)) / (math.log(2) * values)
 
 
 # samples

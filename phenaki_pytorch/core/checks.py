@@ -58,6 +58,14 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = Fal
         raise ValueError(f"{name} must be True somewhere in every sample, got a sample that is all False")
 
 
+def check_first(name: str, mask: Tensor, shape: torch.Size) -> None:
+    """Refuse what is not bool (b, ...) with True first, in raster order, and False after it in every sample."""
+    check_mask(name, mask, shape)
+    flat = mask.flatten(1)
+    if free_to_look(mask) and (flat[:, 1:] & ~flat[:, :-1]).any():
+        raise ValueError(f"{name} must be True for the first ids of every sample and False after, got True after False")
+
+
 def check_bool(name: str, mask: Tensor, shape: torch.Size) -> None:
     """Refuse what is not bool of the shape."""
     if mask.dtype != torch.bool or mask.shape != shape:

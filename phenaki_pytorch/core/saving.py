@@ -128,7 +128,8 @@ def built(cls: type[nn.Module], path: Path, config: dict[str, Any]) -> nn.Module
 def _check_depths(path: Path, config: dict[str, Any], most: int) -> None:
     """Refuse more layers than there are tensors: each is built, on the meta device too."""
     for name, value in config.items():
-        if "depth" in name and isinstance(value, int) and value > most:
+        layers = sum(each for each in value if isinstance(each, int)) if isinstance(value, list) else value
+        if "depth" in name and isinstance(layers, int) and layers > most:
             raise ValueError(f"{path} asks for {name}={value}, the weights beside it have {most} tensors")
 
 

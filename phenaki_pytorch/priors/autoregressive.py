@@ -33,6 +33,9 @@ class RasterOptions(TypedDict, total=False):
     progress: Progress | None
 
 
+ROUNDING = 1e-6  # of sums of probabilities, so that a code more is not drawn where they are equal
+TINY = torch.finfo(torch.float32).tiny  # a lower temperature would be 0 in single precision
+
 DEFAULTS = RasterOptions(temperature=1.0, top_k=None, top_p=None, cond_scale=1.0, generator=None, progress=None)
 
 
@@ -52,7 +55,7 @@ def choose(logits: Tensor, chance: Tensor, options: RasterOptions) -> Tensor:
     """Logits (b, k) and uniform numbers (b,) -> ids (b,)."""
     logits = logits.float()
     logits = logits - logits.amax(dim=-1, keepdim=True)  # so that none overflows at a low temperature
-    probs = (logits / options["temperature"]).softmax(dim=-1)
+    probs = (logits / max(options["temperature"], TINY)).softmax(dim=-1)
     return categorical(keep_likely(probs, options["top_k"], options["top_p"]), chance)
 
 
@@ -61,10 +64,11 @@ def keep_likely(probs: Tensor, top_k: int | None, top_p: float | None) -> Tensor
     if top_k is not None and top_k < probs.shape[-1]:
         kept = probs.topk(top_k, dim=-1)
         probs = torch.zeros_like(probs).scatter(-1, kept.indices, kept.values)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-        before = ordered.cumsum(dim=-1) - ordered
+        before = ordered.cumsum(dim=-1)[..., :-1]  # of those before the second, the third, ...
+        enough = before >= top_p * (1 - ROUNDING) * probs.sum(dim=-1, keepdim=True)
         # The most likely one always stays, whatever rounding does.
-        ordered = ordered.masked_fill(before >= top_p * probs.sum(dim=-1, keepdim=True), 0)
+        ordered = torch.cat((ordered[..., :1], ordered[..., 1:].masked_fill(enough, 0)), dim=-1)
         probs = torch.zeros_like(probs).scatter(-1, order, ordered)
     return probs

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from phenaki_pytorch.core.checks import (
     batch_of,
     check_at_least,
+    check_first,
     check_fitting_ids,
-    check_mask,
     check_prime_ids,
     check_probabilities,
     grid_of,
@@ -172,7 +172,9 @@ class GPT(TextConditioned):
         """
         check_fitting_ids(ids, self.num_tokens, self.grid)
         if token_mask is not None:
-            check_mask("token_mask", token_mask, ids.shape)
+            check_first("token_mask", token_mask, ids.shape)
+        if ids.is_inference():  # autograd keeps no tensors of inference mode
+            ids = ids.clone()
         context_mask = self.check_context(context, context_mask, len(ids))
         text = self.read_context(context, context_mask, self.draw_dropped(context))
         logits = self._logits(ids, self._conditions(text, given, ids.shape))
@@ -290,7 +292,8 @@ class GPT(TextConditioned):
         copies, finite = len(x) // b, torch.ones((), dtype=torch.bool, device=ids.device)
         token = x[:, known * h * w][:, None]  # (copies · b, 1, d)
         for position in range(known * h * w, t * h * w):
-            next(ticks)
+            if next(ticks, None) is None:
+                raise ValueError("progress must yield as many ids as it is given, got fewer")
             step, row, column = position // (h * w), position // w % h, position % w
             features = guidance(self.transformer(token, conditions.at(step, step + 1), caches))
             logits = self.to_logits(features[:, 0])
@@ -313,6 +316,8 @@ class GPT(TextConditioned):
 
     def _conditions(self, text: Context | None, given: Given, shape: torch.Size) -> Conditions:
         """What the blocks read for ids of a shape; where there are k · b texts, all else is repeated k times."""
+        if foreign := given.keys() - Given.__annotations__.keys():
+            raise TypeError(f"expected {', '.join(Given.__annotations__)}, got {', '.join(sorted(foreign))}")
         b, t = shape[:2]
         copies = 1 if text is None else max(1, len(text) // b)
         vector, frame_map, condition = (given.get(name) for name in ("frame_vector", "frame_map", "condition"))

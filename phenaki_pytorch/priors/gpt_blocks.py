@@ -14,6 +14,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from torch import Tensor, nn
 
+from phenaki_pytorch.core.checks import check_finite
 from phenaki_pytorch.layers.attention import Attention, Context, CrossAttention, PreallocatedCache
 from phenaki_pytorch.layers.modulation import ConditionalLayerNorm
 from phenaki_pytorch.layers.transformer import Stack
@@ -57,6 +58,8 @@ def check_given(name: str, value: Tensor | None, width: int | None, *shapes: tup
         return
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got a {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {value.dtype}")
     shapes = [(*shape, width) for shape in shapes]
     fits = any(
         len(shape) == value.ndim and all(want in (None, got) for want, got in zip(shape, value.shape))
@@ -64,6 +67,7 @@ def check_given(name: str, value: Tensor | None, width: int | None, *shapes: tup
     )
     if not fits or 0 in value.shape:
         raise ValueError(f"{name} must be {' or '.join(map(str, shapes))}, none empty, got {tuple(value.shape)}")
+    check_finite(name, value)
 
 
 class Conditions(NamedTuple):

@@ -144,7 +144,7 @@ class Quantizer(Float32Module):
         if self.follows_processes:
             follow_processes(self.quantizer)
         if not self.training:
-            self._check_initialised()
+            self.check_initialised()
         with torch.autocast(features.device.type, enabled=False), joint_entropy(), self._undone_if_not_finite(features):
             if self.initialise and self.training:
                 self._warn_of_few_tokens(features)
@@ -162,7 +162,7 @@ class Quantizer(Float32Module):
         Raises ValueError for codes that the first batch has yet to initialise.
         """
         b, n, d = features.shape
-        self._check_initialised()
+        self.check_initialised()
         if n == 0:  # not every quantizer takes an empty input, as a stream may have
             return torch.empty(b, 0, dtype=torch.int64, device=features.device)
         with in_eval_mode(self.quantizer), torch.autocast(features.device.type, enabled=False):
@@ -201,7 +201,8 @@ class Quantizer(Float32Module):
             for buffer, value in zip(averages, before):
                 buffer.copy_(torch.where(finite, buffer, value))
 
-    def _check_initialised(self) -> None:
+    def check_initialised(self) -> None:
+        """Refuse, with a ValueError, codes that the first batch has yet to initialise."""
         if self.initialised_by_data and not all(codebook.initted for codebook in codebooks_of(self.quantizer)):
             raise ValueError("the codes are initialised by the first batch of training, and there was none yet")
 

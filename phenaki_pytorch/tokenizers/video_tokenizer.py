@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_features, check_ids, check_pixels
+from phenaki_pytorch.core.checks import check_features, check_ids, check_pixels, free_to_look
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import through_call
 from phenaki_pytorch.core.saving import Pretrained
@@ -124,9 +124,12 @@ class VideoTokenizer(Pretrained):
     def decode(self, ids: Tensor) -> Tensor:
         """Ids (b, t, h, w) -> video (b, c, f, height, width), values near [0, 1], not clamped. No gradient.
 
-        With a gradient: `decode_features(code_features(ids))`.
+        With a gradient: `decode_features(code_features(ids))`. Raises ValueError (on the CPU) for codes that the first
+        batch of training has yet to initialise.
         """
         check_ids(ids, self.codebook_size)
+        if free_to_look(ids):
+            self.quantizer.check_initialised()
         return self.decode_features(self.code_features(ids))
 
     @torch.no_grad()

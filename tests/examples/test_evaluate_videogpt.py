@@ -12,7 +12,7 @@ from data.conditions import Conditions
 from data.encoded import Encoded
 from data.moving_shapes import MovingShapes
 from evaluation import conditional
-from evaluation.conditional import bits_per_dimension, steady_motion, steered
+from evaluation.conditional import millibits_per_dimension, steady_motion, steered
 from video_files import grey_frames, write
 from videogpt_models import videogpt
 
@@ -36,9 +36,9 @@ def steering_model(**changes):
 def test_an_untrained_model_needs_the_bits_of_equally_likely_ids():
     model = videogpt().eval()
     model.gpt.to_logits.weight.data.zero_()
-    [(name, bits)] = bits_per_dimension(model, encoded(), told(set()), seed=0).items()
-    assert name == "bits per dimension, true"
-    assert bits == pytest.approx(3 * 2 * 2 * math.log2(32) / (3 * 6 * 16 * 16)) and bits.trials == 8
+    [(name, bits)] = millibits_per_dimension(model, encoded(), told(set()), seed=0).items()
+    assert name == "millibits per dimension, true"
+    assert bits == pytest.approx(1000 * 3 * 2 * 2 * math.log2(32) / (3 * 6 * 16 * 16)) and bits.trials == 8
 
 
 def test_only_the_condition_that_is_shuffled_changes_the_bits():
@@ -50,10 +50,12 @@ def test_only_the_condition_that_is_shuffled_changes_the_bits():
         (pictures[:1].expand_as(pictures), torch.rand_like(still), {"actions"}),
     ):
         clips, conditions = encoded(frames=frames, actions=actions), told({"frames", "actions"})
-        bits = bits_per_dimension(model, clips, conditions, seed=0)
-        true = bits["bits per dimension, true"]
+        bits = millibits_per_dimension(model, clips, conditions, seed=0)
+        true = bits["millibits per dimension, true"]
         for name in ("frames", "actions"):
-            assert (bits[f"bits per dimension, {name} shuffled"] != pytest.approx(true, rel=1e-6)) == (name in changed)
+            assert (bits[f"millibits per dimension, {name} shuffled"] != pytest.approx(true, rel=1e-6)) == (
+                name in changed
+            )
 
 
 def test_drawn_objects_move_steadily_and_others_do_not(monkeypatch):
@@ -103,7 +105,7 @@ def test_the_program_measures_a_model_of_frames_and_actions(tmp_path, capsys):
     evaluate_videogpt.main([*words, "--sheet", str(tmp_path / "sheet.png")])
     printed = capsys.readouterr().out
     for row in (
-        "bits per dimension, true",
+        "millibits per dimension, true",
         "actions shuffled",
         "turn_left: clips to the right side",
         "move_forward: shift",

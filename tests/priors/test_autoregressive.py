@@ -42,6 +42,11 @@ def test_top_p_draws_the_fewest_codes_that_have_p_together_and_never_another(p):
     assert len(drawn(torch.zeros(8))) == 8
 
 
+@pytest.mark.parametrize("p, count", [(0.3, 3), (0.5, 5), (0.7, 7)])
+def test_of_equally_likely_codes_top_p_draws_no_more_than_it_needs(p, count):
+    assert keep_likely(torch.full((1, 10), 0.1), None, p).gt(0).sum() == count
+
+
 def test_top_p_counts_what_top_k_leaves():
     probs = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
     assert keep_likely(probs, 2, 0.6).gt(0).tolist() == [[True, True, False, False]]  # 0.4 of 0.7 is below 0.6
@@ -57,7 +62,9 @@ def test_all_codes_and_a_share_of_1_change_nothing(options):
     assert not torch.equal(model.generate(batch_size=4, generator=seed(), top_k=2), plain)
 
 
-@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-6}, {"temperature": 1e-40}])
+@pytest.mark.parametrize(
+    "options", [{"top_k": 1}, *({name: least} for name in ("top_p", "temperature") for least in (1e-6, 1e-40, 1e-46))]
+)
 def test_the_most_likely_code_is_drawn_where_no_other_is_left(options):
     logits = torch.randn(500, 32)
     ids = choose(logits, chances(500), DEFAULTS | options)

@@ -110,3 +110,40 @@ def test_conditions_of_another_kind():
     for name in ("frame_vector", "frame_map", "condition"):
         for call in (gpt_of_all(), gpt_of_all().logits):
             refused(lambda call=call: call(ids(), **given(**{name: [0.5]})), f"{name}.*", TypeError)  # noqa: B023
+
+
+@pytest.mark.parametrize("name", ["frame_vector", "frame_map", "condition"])
+def test_conditions_that_are_not_finite_or_not_real_are_refused(name):
+    value = given()[name]
+    wrong = value.clone().index_fill_(0, torch.tensor([1]), float("nan"))
+    model = gpt_of_all()
+    for call in (model, model.logits):
+        refused(lambda call=call: call(ids(), **given(**{name: wrong})), f"{name} must be finite, got nan")
+        unreal = given(**{name: value.to(torch.complex64)})
+        refused(lambda call=call, unreal=unreal: call(ids(), **unreal), f"{name} must be floating point", TypeError)
+
+
+@pytest.mark.parametrize("name", ["mask", "context_msk", "token_mask"])
+def test_arguments_that_a_gpt_does_not_have_are_refused(name):
+    refused(lambda: tiny_gpt().logits(ids(), **{name: None}), f"got {name}", TypeError)
+    if name != "token_mask":
+        refused(lambda: tiny_gpt()(ids(), **{name: None}), f"got {name}", TypeError)
+
+
+def test_a_mask_whose_real_ids_do_not_come_first_is_refused():
+    token_mask = torch.ones(2, 6, 2, 2, dtype=torch.bool)
+    tiny_gpt()(ids(), token_mask=token_mask)
+    token_mask[1, 0] = False
+    refused(lambda: tiny_gpt()(ids(), token_mask=token_mask), "True for the first ids of every sample")
+
+
+def test_progress_that_ends_early_is_refused():
+    refused(
+        lambda: tiny_gpt().generate(progress=lambda steps: list(steps)[:3]), "as many ids as it is given, got fewer"
+    )
+
+
+def test_ids_of_inference_mode_are_trained_on():
+    with torch.inference_mode():
+        encoded = ids()
+    tiny_gpt()(encoded).backward()

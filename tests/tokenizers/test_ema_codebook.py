@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import same_state, state
+from conftest import same_state, state, tiny_vqvae, with_codes
 from phenaki_pytorch.tokenizers.quantize import Quantizer
 
 DIM, CODES = 8, 32
@@ -160,3 +160,11 @@ def test_features_that_are_not_finite_leave_ema_as_it_was(steps):
     module(features)
     assert not same_state(before, state(module))
     assert all(value.isfinite().all() for value in state(module).values())
+
+
+def test_a_tokenizer_without_codes_decodes_nothing():
+    model = tiny_vqvae(trained=False)
+    ids = torch.zeros(1, 2, 2, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="initialised by the first batch of training, and there was none yet"):
+        model.decode(ids)
+    with_codes(model).decode(ids)
