@@ -34,6 +34,7 @@ setup(
         "doom": [*EXAMPLES, "vizdoom>=1.3"],
         "test": [
             *EXAMPLES,
+            "diffusers>=0.42",
             "peft>=0.17",
             "protobuf>=4.25",
             "pytest>=8.0",

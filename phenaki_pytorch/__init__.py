@@ -10,6 +10,7 @@ beartype_this_package(
         is_pep484_tower=True,
         violation_param_type=TypeError,
         claw_skip_package_names=(
+            "phenaki_pytorch.diffusion.blocks",
             "phenaki_pytorch.layers",
             "phenaki_pytorch.priors.gpt_blocks",
             "phenaki_pytorch.tokenizers.causal_vit",

@@ -25,9 +25,14 @@
 | `gpt_4x2x2` | | 33,238,464 |
 | `vqgan_laion` | 11 × 128 × 128 -> 6 × 16 × 16 | 43,258,244 |
 | `discriminator_laion` | | 1,568,833 |
+| `latte_s` | 16 × 32 × 32 latents | 32,480,672 |
+| `latte_b` | 16 × 32 × 32 latents | 129,547,040 |
+| `latte_l` | 16 × 32 × 32 latents | 456,815,648 |
+| `latte_xl` | 16 × 32 × 32 latents | 673,681,568 |
+| `latte_text` | 16 × 64 × 64 latents | 1,057,250,976 |
 
-The first seven are Phenaki's (https://arxiv.org/abs/2210.02399, Tables 6 and B.1), the next eight VideoGPT's, the last
-two LAION's (https://github.com/LAION-AI/phenaki).
+The first seven are Phenaki's (https://arxiv.org/abs/2210.02399, Tables 6 and B.1), the next eight VideoGPT's, the next
+two LAION's (https://github.com/LAION-AI/phenaki), the last five Latte's (https://arxiv.org/abs/2401.03048).
 
 The transformers of the three MaskGits alone have 1,812,588,544, 912,668,672 and 170,057,472 parameters; the others
 embed ids and positions and compute logits. The codebook is a buffer and is not counted.
@@ -39,8 +44,13 @@ from T5-XXL's 4096-wide embeddings directly.
 VideoGPT's paper (https://arxiv.org/abs/2104.10157) does not state the heads and dropouts of its prior. Here it has
 heads of width 64 and the dropout 0.2 of its code for BAIR. `gpt_4x2x2` is that of the later code,
 https://github.com/wilson1yan/VideoGPT. A code of VQ-VAE or VQGAN is a buffer, too.
+
+Latte's read the latents of Stable Diffusion's VAE, 4 channels at 1/8 of the height and width: of 256×256 pixels, and
+of 512×512 with a text. Variants 3 and 4 have fewer blocks, with about as many parameters. The published text model has
+1,057,246,880 parameters, and no null context.
 """
 
+from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
 from phenaki_pytorch.priors.gpt import GPT
 from phenaki_pytorch.priors.maskgit import MaskGit
 from phenaki_pytorch.tokenizers.cvivit import CViViT
@@ -154,3 +164,40 @@ def vqgan_laion() -> VQGAN:
 def discriminator_laion() -> PatchDiscriminator:
     """The discriminator with which LAION trains its tokenizer."""
     return PatchDiscriminator()
+
+
+def latte_s(*, variant: int = 1, num_classes: int | None = None) -> LatteTransformer:
+    """Latte-S, 32 M: 16×32×32 latents of 4 channels, given classes or nothing."""
+    return _latte(384, 6, 12, 10, variant, num_classes)
+
+
+def latte_b(*, variant: int = 1, num_classes: int | None = None) -> LatteTransformer:
+    """Latte-B, 130 M."""
+    return _latte(768, 12, 12, 10, variant, num_classes)
+
+
+def latte_l(*, variant: int = 1, num_classes: int | None = None) -> LatteTransformer:
+    """Latte-L, 457 M."""
+    return _latte(1024, 16, 24, 20, variant, num_classes)
+
+
+def latte_xl(*, variant: int = 1, num_classes: int | None = None) -> LatteTransformer:
+    """Latte-XL, 674 M, the model of the paper's results; with the 101 classes of UCF-101, 673,799,072 parameters."""
+    return _latte(1152, 16, 28, 23, variant, num_classes)
+
+
+def _latte(
+    dim: int, heads: int, depth: int, depth_of_both: int, variant: int, num_classes: int | None
+) -> LatteTransformer:
+    """`depth_of_both`: of the variants whose blocks have both attentions."""
+    depth = depth if variant in (1, 2) else depth_of_both
+    sizes = {"code_dim": 4, "grid": (16, 32, 32), "dim": dim, "depth": depth, "heads": heads}
+    return LatteTransformer(**sizes, variant=variant, num_classes=num_classes)
+
+
+def latte_text() -> LatteTransformer:
+    """The published text-to-video model, 28 spatial and 28 temporal blocks, over T5-XXL's embeddings.
+
+    `diffusion.conversion.from_diffusers` reads its weights.
+    """
+    return LatteTransformer(code_dim=4, grid=(16, 64, 64), dim=1152, depth=56, heads=16, dim_context=T5_XXL_DIM)

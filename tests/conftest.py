@@ -18,6 +18,7 @@ from phenaki_pytorch import (
     TokenCritic,
     VideoGPT,
 )
+from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
 
 pytest_plugins = ["t5_models"]
 
@@ -191,6 +192,16 @@ def tiny_gpt(*, started=True, **changes):
     model = GPT(**{**sizes, **changes})
     if started:
         nn.init.normal_(model.to_logits.weight, std=0.2)
+    return model
+
+
+def tiny_latte_transformer(*, started=True, **changes):
+    """For latents (b, 4, 4, 4, 4) in 4 patches a time step. `started`: nothing is 0, as much is at first."""
+    sizes = {"code_dim": 4, "grid": (4, 4, 4), "dim": 16, "depth": 2, "heads": 2}
+    model = LatteTransformer(**{**sizes, **changes})
+    if started:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
     return model
 
 

@@ -4,8 +4,11 @@ import re
 
 import pytest
 import torch
+from torch import nn
 
 from phenaki_pytorch import FrameEncoder, VideoGPT, presets
+from phenaki_pytorch.diffusion.blocks import FinalLayer, SpatialBlock, TemporalBlock
+from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
 
 NAMES = [
     "cvivit",
@@ -25,6 +28,11 @@ NAMES = [
     "gpt_4x2x2",
     "vqgan_laion",
     "discriminator_laion",
+    "latte_s",
+    "latte_b",
+    "latte_l",
+    "latte_xl",
+    "latte_text",
 ]
 
 
@@ -156,3 +164,72 @@ def test_videogpts_dropouts_are_those_of_its_code():
         for each in (presets.gpt_bair, presets.gpt_2x2x2, presets.gpt_4x2x2)
     ]
     assert rates == [(0.2, 0.0), (0.2, 0.0), (0.2, 0.3)]
+
+
+def test_lattes_numbers_of_parameters():
+    def count(preset, **options):
+        return parameters(build(preset, **options))
+
+    sizes = (presets.latte_s, presets.latte_b, presets.latte_l, presets.latte_xl)
+    assert [count(size) for size in sizes] == [32_480_672, 129_547_040, 456_815_648, 673_681_568]
+    assert [count(size, variant=2) for size in sizes] == [count(size) for size in sizes]
+    assert count(presets.latte_xl, num_classes=101) == 673_799_072
+    assert [count(presets.latte_xl, variant=variant) for variant in (3, 4)] == [676_355_360] * 2
+    for size in sizes:
+        for variant in (3, 4):
+            assert count(size, variant=variant) == pytest.approx(count(size), rel=0.02)
+
+
+def test_lattes_text_model_has_the_published_parameters_and_a_null_context():
+    model = build(presets.latte_text)
+    assert parameters(model) - model.conditioning.null_context.numel() == 1_057_246_880
+    assert f"{1_057_246_880:,} parameters" in presets.__doc__
+
+
+def latte_of_table_3(variant):
+    """The paper's variant 4 has patches of 4×4: a quarter of the tokens."""
+    config = build(presets.latte_xl, variant=variant).config
+    with torch.device("meta"):
+        return LatteTransformer(**config | {"patch_size": 4 if variant == 4 else 2})
+
+
+def count_macs(model):
+    """Multiplications and additions of 3 clips, as the paper counts them: without those of attention weights, 2 for
+    each normalised value, and with the condition repeated for every time step (in spatial attention and the last layer)
+    and every place (in temporal attention)."""
+    h, w = (side // model.patch_size for side in model.grid[1:])
+    repeats = {SpatialBlock: 16, FinalLayer: 16, TemporalBlock: h * w}
+    macs = []
+    for owner in model.modules():
+        for name, part in owner.named_children():
+            if name == "to_modulation":
+                times = repeats.get(type(owner), 16 + h * w)
+                macs.append(times * 3 * part.linear.weight.numel())
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Linear) and "modulation" not in name:
+            part.register_forward_hook(lambda layer, _, out: macs.append(out.numel() * layer.in_features))
+        elif isinstance(part, nn.LayerNorm):
+            part.register_forward_hook(lambda _, __, out: macs.append(2 * out.numel()))
+    with torch.device("meta"):
+        model(torch.empty(3, *model.grid, 4), torch.empty(3))
+    return sum(macs)
+
+
+@pytest.mark.parametrize(
+    "variant, millions, billions",
+    [(1, 673.68, 5572.69), (2, 673.68, 5572.69), (3, 676.33, 6153.15), (4, 676.44, 1545.15)],
+)
+def test_lattes_table_of_parameters_and_operations(variant, millions, billions):
+    model = latte_of_table_3(variant)
+    counts = torch.tensor([parameters(model), count_macs(model)], dtype=torch.float64)
+    if variant > 2:  # the table leaves out the patch embedding of these
+        tokens = 3 * 16 * (32 // model.patch_size) ** 2
+        counts -= torch.tensor([parameters(model.patches), tokens * model.patches.weight.numel()], dtype=torch.float64)
+    truncated = (counts / torch.tensor([1e4, 1e7])).floor() / 100
+    assert truncated.tolist() == [millions, billions]
+
+
+def test_lattes_operations_of_a_clip():
+    counts = [count_macs(build(size)) / 3e9 for size in (presets.latte_s, presets.latte_b, presets.latte_l)]
+    assert [round(count, 2) for count in counts] == [88.58, 354.00, 1258.13]
+    assert round(count_macs(build(presets.latte_xl)) / 3e9, 2) == 1857.57

@@ -17,6 +17,7 @@ from conftest import (
     tiny_frame_encoder,
     tiny_frame_map_encoder,
     tiny_gpt,
+    tiny_latte_transformer,
     tiny_maskgit,
     tiny_phenaki,
     tiny_token_critic,
@@ -154,6 +155,7 @@ def test_config_json_holds_the_constructors_arguments(tmp_path):
         tiny_vqgan,
         tiny_maskgit,
         tiny_gpt,
+        tiny_latte_transformer,
         tiny_token_critic,
         tiny_frame_encoder,
         tiny_frame_map_encoder,
@@ -229,7 +231,7 @@ def test_the_users_own_quantizer_has_to_be_given_again(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-@pytest.mark.parametrize("build", [tiny_cvivit, tiny_vqvae, tiny_vqgan, tiny_maskgit, tiny_gpt])
+@pytest.mark.parametrize("build", [tiny_cvivit, tiny_vqvae, tiny_vqgan, tiny_maskgit, tiny_gpt, tiny_latte_transformer])
 def test_the_error_names_the_missing_file(build, missing, tmp_path):
     model = build()
     model.save_pretrained(tmp_path)

@@ -17,6 +17,7 @@ from conftest import (
     tiny_frame_encoder,
     tiny_frame_map_encoder,
     tiny_gpt,
+    tiny_latte_transformer,
     tiny_maskgit,
     tiny_token_critic,
     tiny_videogpt,
@@ -24,6 +25,7 @@ from conftest import (
     tiny_vqvae,
 )
 from phenaki_pytorch import Phenaki, SelfCritic, checkpoint_activations
+from phenaki_pytorch.diffusion.blocks import LatteBlock
 from phenaki_pytorch.layers.transformer import Block
 from phenaki_pytorch.priors.gpt_blocks import GPTBlock
 from phenaki_pytorch.tokenizers import vqgan_layers, vqvae
@@ -31,7 +33,7 @@ from phenaki_pytorch.tokenizers import vqgan_layers, vqvae
 # Tiny batches have fewer tokens than a codebook needs.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokens a step are few:UserWarning")
 
-BLOCKS = (Block, GPTBlock, vqvae.ResidualBlock, vqgan_layers.ResidualBlock)
+BLOCKS = (Block, GPTBlock, LatteBlock, vqvae.ResidualBlock, vqgan_layers.ResidualBlock)
 TOKENIZERS = {"CViViT": lambda: tiny_cvivit(temporal_window=3), "VQVAE": tiny_vqvae, "VQGAN": tiny_vqgan}
 
 
@@ -102,6 +104,15 @@ def build(name):
             "logits": lambda m: m.logits(ids, wrong, context, context_mask, cond_scale=3.0),
             "generate": lambda m: m.generate((3, 2, 2), **text, steps=3, generator=seed()),
         }
+    elif name.startswith("LatteTransformer"):
+        sizes = {"variant": 3, "conditioning": "tokens"} if name.endswith("tokens") else {}
+        module = tiny_latte_transformer(**sizes, num_classes=3, dim_context=12)
+        latents, time = torch.randn(2, 4, 4, 4, 4), torch.tensor([3, 977])
+        given = {"classes": torch.tensor([0, 2]), **text}
+        calls = {
+            "call": lambda m: m(latents, time, **given).square().mean(),
+            "dropped": lambda m: m(latents, time, **given, dropped=torch.tensor([True, False])),
+        }
     elif name == "TokenCritic":
         module = tiny_token_critic()
         calls = {
@@ -128,6 +139,7 @@ def build(name):
 
 
 NAMES = (*TOKENIZERS, "MaskGit", "GPT", "TokenCritic", "SelfCritic", "Phenaki", "VideoGPT", "VideoGPT with a map")
+NAMES += ("LatteTransformer", "LatteTransformer with tokens")
 LORA_LAYERS = {"VQGAN": ["to_code", "from_code"]}  # it has no attention
 
 

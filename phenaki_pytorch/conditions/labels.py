@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_at_least, check_finite, free_to_look
+from phenaki_pytorch.core.checks import check_at_least, check_classes, check_finite
 from phenaki_pytorch.core.contracts import Lengths
 
 
@@ -46,7 +46,7 @@ class Labels:
         """
         parts = []
         if self._wanted("classes", classes, self.num_classes):
-            self._check_classes(classes, batch_size)
+            check_classes(classes, self.num_classes, (batch_size,))
             parts.append(F.one_hot(classes, self.num_classes))
         if self._wanted("actions", actions, self.dim_action):
             expected = (batch_size, num_frames, self.dim_action)
@@ -74,9 +74,3 @@ class Labels:
             got, expected = ("none", "some") if value is None else ("some", "none")
             raise ValueError(f"expected {expected} {name}, got {got}")
         return value is not None
-
-    def _check_classes(self, classes: Tensor, batch_size: int) -> None:
-        if classes.dtype != torch.int64 or tuple(classes.shape) != (batch_size,):
-            raise ValueError(f"classes must be int64 ({batch_size},), got {classes.dtype} {tuple(classes.shape)}")
-        if free_to_look(classes) and (classes.min() < 0 or classes.max() >= self.num_classes):
-            raise ValueError(f"classes must lie in [0, {self.num_classes}), got {classes.tolist()}")

@@ -51,6 +51,14 @@ def grid_of(grid: Sequence) -> tuple[int, int, int]:
     return tuple(grid)
 
 
+def check_classes(classes: Tensor, num_classes: int, shape: tuple, *, name: str = "classes") -> None:
+    """Refuse what is not int64 of the shape, in [0, num_classes)."""
+    if classes.dtype != torch.int64 or tuple(classes.shape) != shape:
+        raise ValueError(f"{name} must be int64 {shape}, got {classes.dtype} {tuple(classes.shape)}")
+    if free_to_look(classes) and (classes.min() < 0 or classes.max() >= num_classes):
+        raise ValueError(f"{name} must lie in [0, {num_classes}), got {classes.tolist()}")
+
+
 def check_mask(name: str, mask: Tensor, shape: torch.Size, *, values: bool = False) -> None:
     """Refuse what is not bool of the shape (b, ...), and a sample that is all False."""
     check_bool(name, mask, shape)
@@ -99,14 +107,14 @@ def check_finite(name: str, values: Tensor, *, mask: Tensor | None = None, look:
             raise ValueError(f"{name} must be finite, got {values[wrong][0]} in {int(wrong.sum())} of its values")
 
 
-def check_features(features: Tensor, code_dim: int, *, least_steps: int = 1) -> None:
+def check_features(features: Tensor, code_dim: int, *, least_steps: int = 1, name: str = "features") -> None:
     """Refuse what are not features (b, t, h, w, code_dim), floating point, finite, t at least `least_steps`."""
     if not features.is_floating_point():
-        raise TypeError(f"features must be floating point, got {features.dtype}")
+        raise TypeError(f"{name} must be floating point, got {features.dtype}")
     *sizes, width = features.shape
     if len(sizes) != 4 or width != code_dim or sizes[1] < least_steps or 0 in (sizes[0], *sizes[2:]):
-        raise ValueError(f"features must be (b, t, h, w, {code_dim}), none empty, got {tuple(features.shape)}")
-    check_finite("features", features)
+        raise ValueError(f"{name} must be (b, t, h, w, {code_dim}), none empty, got {tuple(features.shape)}")
+    check_finite(name, features)
 
 
 def check_items(name: str, values: Iterable, *kinds: type) -> None:

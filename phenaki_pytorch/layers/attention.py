@@ -17,16 +17,28 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class Attention(nn.Module):
-    """Self-attention, (b, n, d) -> (b, n, d); `causal`: each token sees itself and those before it."""
+    """Self-attention, (b, n, d) -> (b, n, d).
+
+    causal  each token sees itself and those before it
+    bias    queries, keys and values have a bias
+    """
 
     def __init__(
-        self, dim: int, *, heads: int, dim_head: int, causal: bool = False, dropout: float = 0.0, qk_norm: bool = True
+        self,
+        dim: int,
+        *,
+        heads: int,
+        dim_head: int,
+        causal: bool = False,
+        dropout: float = 0.0,
+        qk_norm: bool = True,
+        bias: bool = False,
     ):
         super().__init__()
         self.heads = heads
         self.causal = causal
         self.dropout = dropout
-        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=False)
+        self.to_qkv = nn.Linear(dim, 3 * heads * dim_head, bias=bias)
         self.q_norm, self.k_norm = (head_norm(dim_head, qk_norm) for _ in range(2))
         self.to_out = nn.Linear(heads * dim_head, dim)
 
@@ -61,7 +73,8 @@ class Attention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of tokens (b, n, d) to a context, whose keys and values are read at its own width.
 
-    `dim_value` is the width of the values of a head, by default `dim_head`.
+    dim_value  width of the values of a head, by default `dim_head`
+    bias       queries, keys and values have a bias
     """
 
     def __init__(
@@ -74,13 +87,14 @@ class CrossAttention(nn.Module):
         dim_value: int | None = None,
         dropout: float = 0.0,
         qk_norm: bool = True,
+        bias: bool = False,
     ):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.widths = heads * dim_head, heads * (dim_head if dim_value is None else dim_value)
-        self.to_q = nn.Linear(dim, heads * dim_head, bias=False)
-        self.to_kv = nn.Linear(dim_context, sum(self.widths), bias=False)
+        self.to_q = nn.Linear(dim, heads * dim_head, bias=bias)
+        self.to_kv = nn.Linear(dim_context, sum(self.widths), bias=bias)
         self.q_norm, self.k_norm = (head_norm(dim_head, qk_norm) for _ in range(2))
         self.to_out = nn.Linear(self.widths[1], dim)
 

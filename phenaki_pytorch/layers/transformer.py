@@ -17,10 +17,10 @@ from phenaki_pytorch.layers.attention import Attention, Context, CrossAttention,
 
 
 class FeedForward(nn.Sequential):
-    """The MLP, four times as wide inside: (b, n, d) -> (b, n, d)."""
+    """The MLP, four times as wide inside: (b, n, d) -> (b, n, d); `gelu`: "none" is exact, "tanh" approximates it."""
 
-    def __init__(self, dim: int, *, dropout: float = 0.0):
-        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
+    def __init__(self, dim: int, *, dropout: float = 0.0, gelu: str = "none"):
+        super().__init__(nn.Linear(dim, 4 * dim), nn.GELU(gelu), nn.Dropout(dropout), nn.Linear(4 * dim, dim))
 
 
 class Block(nn.Module):

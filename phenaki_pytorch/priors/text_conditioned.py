@@ -9,10 +9,11 @@ b = batch · m = text tokens · c = dim_context
 import torch
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_finite, check_mask, check_scales
+from phenaki_pytorch.core.checks import check_scales
 from phenaki_pytorch.core.modules import CastsInput, through_call
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.layers.attention import Context
+from phenaki_pytorch.layers.texts import check_context, with_null
 from phenaki_pytorch.priors.guidance import Guidance
 
 
@@ -71,10 +72,8 @@ class TextConditioned(Pretrained):
         return self._with_null(context.embeddings, context.mask, dropped)
 
     def _with_null(self, context: Tensor, context_mask: Tensor, dropped: Tensor) -> Context:
-        """Replace the texts that are `dropped`, bool (b,), by the null context, which is one learned token."""
-        context = torch.where(dropped[:, None, None], self.null_context.to(context.dtype), context)
-        only_first = torch.arange(context.shape[1], device=context.device) == 0
-        return Context(context, torch.where(dropped[:, None], only_first, context_mask))
+        """Replace the texts that are `dropped`, bool (b,), by the null context."""
+        return Context(*with_null(context, context_mask, self.null_context, dropped))
 
     def draw_dropped(self, context: Tensor | None) -> Tensor | None:
         """Which texts training drops: bool (b,); None without a context, and in eval mode."""
@@ -86,24 +85,7 @@ class TextConditioned(Pretrained):
         self, context: Tensor | None, context_mask: Tensor | None, batch_size: int, *, values: bool = False
     ) -> Tensor | None:
         """Refuse what does not fit; returns the mask to use. `values`: look at it on other devices, too."""
-        if self.dim_context is None:
-            if context is not None or context_mask is not None:
-                raise ValueError("this model is unconditional (dim_context is None): expected no context, got one")
-            return None
-        if context is None:
-            raise ValueError(f"this model needs a context (b, m, {self.dim_context}), got none")
-        if not context.is_floating_point():
-            raise TypeError(f"context must be floating point, got {context.dtype}")
-        if context.ndim != 3 or context.shape[-1] != self.dim_context or 0 in context.shape:
-            raise ValueError(f"context must be (b, m, {self.dim_context}), none empty, got {tuple(context.shape)}")
-        if len(context) != batch_size:
-            raise ValueError(f"the context has a batch of {len(context)}, expected {batch_size}")
-        if context_mask is None:
-            context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-        else:
-            check_mask("context_mask", context_mask, context.shape[:2], values=values)
-        check_finite("context", context, mask=context_mask, look=values)
-        return context_mask
+        return check_context(context, context_mask, self.dim_context, batch_size, values=values)
 
 
 class CastingLayerNorm(CastsInput, nn.LayerNorm):

@@ -1,0 +1,1 @@
+"""Models of continuous latents, which remove noise step by step."""
