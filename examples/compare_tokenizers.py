@@ -78,9 +78,12 @@ def psnr_at(tokenizer: VideoTokenizer, videos: Tensor) -> float:
     return psnr(torch.cat([tokenizer.reconstruct(part) for part in videos.split(BATCH)]), videos)
 
 
-def normalised_error(psnr: float, videos: Tensor) -> float:
-    """The mean squared error of a PSNR over the variance of the videos' pixels, VideoGPT's NMSE."""
-    return 10 ** (-psnr / 10) / videos.var(correction=0).item()
+def normalised_error(rebuilt: dict[str, float], videos: Tensor) -> float:
+    """The mean squared error of a `reconstruction` over the variance of the videos' pixels, VideoGPT's NMSE."""
+    first = 10 ** (-rebuilt["psnr_first"] / 10)
+    others = 10 ** (-rebuilt.get("psnr_others", math.inf) / 10)
+    frames = videos.shape[2]
+    return (first + (frames - 1) * others) / frames / videos.var(correction=0).item()
 
 
 def curves_of(folders: Sequence[Path]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -94,13 +97,14 @@ def measure(folder: Path, tokenizer: VideoTokenizer, videos: Tensor, captions: S
     """The column of one tokenizer."""
     videos = fitted(tokenizer, videos)
     ids = "×".join(map(str, tokenizer.grid(*videos.shape[2:])))
+    rebuilt = reconstruction(tokenizer, videos)
     return {
         "tokenizer": type(tokenizer).__name__,
         "parameters": f"{sum(parameter.numel() for parameter in tokenizer.parameters()):,}",
         "frames": str(videos.shape[2]),
         "ids of a clip": ids,
-        **reconstruction(tokenizer, videos),
-        "normalised squared error": normalised_error(psnr_at(tokenizer, videos), videos),
+        **rebuilt,
+        "normalised squared error": normalised_error(rebuilt, videos),
         **judged_reconstruction(tokenizer, videos, captions),
         "PSNR below the run's best": below_best(folder),
     }

@@ -98,7 +98,13 @@ def device_of(model: Phenaki | VideoGPT) -> torch.device:
 
 
 def load_tokenizer(folder: Path) -> VideoTokenizer:
-    """The tokenizer of a model's folder, its own or the one that its plan names, or in a folder of its own; on the CPU.
+    """The tokenizer of a folder, see `saved_tokenizer`; on the CPU."""
+    place = saved_tokenizer(folder)
+    return kind_of(place).from_pretrained(place)
+
+
+def saved_tokenizer(folder: Path) -> Path:
+    """Where the tokenizer of a model's folder lies: its own, or the one that its plan names; or the folder itself.
 
     Raises ValueError where there is none.
     """
@@ -109,7 +115,7 @@ def load_tokenizer(folder: Path) -> VideoTokenizer:
         places.append(folder.resolve().parent / shared)
     for place in places or [folder / "cvivit", folder / "tokenizer", folder]:
         if (place / "config.json").is_file():
-            return kind_of(place).from_pretrained(place)
+            return place
     what = "the folder model/ that train_tokenizer.py left in --out"
     raise ValueError(f"no tokenizer in {folder}: expected {_inside(folder) or what}")
 

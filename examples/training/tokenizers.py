@@ -10,7 +10,8 @@ from torch import nn
 
 from data.fitting import fitting
 from data.flags import flag_of
-from data.runs import load_tokenizer
+from data.runs import kind_of as saved_kind_of
+from data.runs import saved_tokenizer
 from phenaki_pytorch import VQGAN, VQVAE, CViViT, Discriminator, PatchDiscriminator
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
@@ -94,10 +95,10 @@ def kind_of(args: argparse.Namespace) -> str:
     """The name of the kind to train: that of --model, if there is one, or of --tokenizer."""
     if args.model is None:
         return args.tokenizer or "cvivit"
-    trained = load_tokenizer(Path(args.model))
-    kind = next((name for name, kind in KINDS.items() if type(trained) is kind.model), None)
+    model = saved_kind_of(saved_tokenizer(Path(args.model)))
+    kind = next(name for name, kind in KINDS.items() if model is kind.model)
     if args.tokenizer not in (None, kind):
-        raise ValueError(f"--model is a {type(trained).__name__}: expected no --tokenizer {args.tokenizer}")
+        raise ValueError(f"--model is a {model.__name__}: expected no --tokenizer {args.tokenizer}")
     return kind
 
 

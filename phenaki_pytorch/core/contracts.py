@@ -3,13 +3,18 @@
 Shapes: video (b, c, f, h, w), float in [0, 1] · ids (b, t, h, w), int64 · features (b, t, h, w, e), float.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 # texts -> (embeddings (b, m, d), bool mask (b, m), True where real)
 TextEncoder = Callable[[list[str]], tuple[Tensor, Tensor]]
+
+# latents (b, t, h, w, e) and time, int64 (b,) -> ε and v (b, t, h, w, 2 e), or ε alone (b, t, h, w, e)
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+
+Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 
 
 @runtime_checkable

@@ -18,9 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from phenaki_pytorch.core.checks import check_finite, check_mask, free_to_look
-
-# latents (b, t, h, w, e) and time, int64 (b,) -> ε and v (b, t, h, w, 2 e), or ε alone (b, t, h, w, e)
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+from phenaki_pytorch.core.contracts import Denoiser
 
 # Which of n diffusion steps are kept, from the first on. `linspace` ends at the last one, n − 1, where nearly all is
 # noise; `leading` begins at 0 and ends before n − 1, which matters with few steps.

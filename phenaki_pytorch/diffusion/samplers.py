@@ -11,15 +11,15 @@ needs no training of its own. The other time steps follow them better with more 
 b = batch · t, h, w = grid of latents · e = channels of latents · s = given time steps
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from phenaki_pytorch.core.checks import check_finite, check_probabilities, check_scales
+from phenaki_pytorch.core.contracts import Denoiser, Progress
 from phenaki_pytorch.diffusion.process import (
-    Denoiser,
     Diffusion,
     check_latents,
     check_output,
@@ -27,7 +27,6 @@ from phenaki_pytorch.diffusion.process import (
     normal_like,
 )
 
-Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 # process, k, x_k, ε and v (b, t, h, w, e) and the source of randomness -> x_{k−1}
 Update = Callable[[Diffusion, int, Tensor, Tensor, Tensor, torch.Generator | None], Tensor]
 

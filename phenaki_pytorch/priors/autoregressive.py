@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from phenaki_pytorch.core.checks import check_at_least, check_scales
-from phenaki_pytorch.priors.decoding import Progress, categorical, with_defaults
+from phenaki_pytorch.core.contracts import Progress
+from phenaki_pytorch.priors.decoding import categorical, with_defaults
 
 
 class RasterOptions(TypedDict, total=False):

@@ -9,7 +9,7 @@ b = batch · n = tokens · p = masked tokens of the batch · k = number of codes
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypedDict, get_type_hints
 
 import torch
@@ -19,6 +19,7 @@ from beartype.door import die_if_unbearable
 from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_items, check_scales
+from phenaki_pytorch.core.contracts import Progress
 from phenaki_pytorch.priors.masking import check_schedule, mask_share, uniform
 
 # ids (b, n), mask (b, n) and the number of the step -> logits (p, k) of the masked ids, in order
@@ -27,7 +28,6 @@ Logits = Callable[[Tensor, Tensor, int], Tensor]
 CriticLogits = Callable[[Tensor], Tensor]
 # ids (b, n), their log-probabilities (b, n), inf where known before this step, and progress -> confidence (b, n)
 Confidence = Callable[[Tensor, Tensor, float], Tensor]
-Progress = Callable[[Iterable], Iterable]  # tqdm, or anything that wraps an iterable
 
 
 class SamplingOptions(TypedDict, total=False):
