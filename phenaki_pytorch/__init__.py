@@ -1,4 +1,4 @@
-"""Phenaki and VideoGPT: video of any length from text, frames, actions or classes. The public names."""
+"""Phenaki, VideoGPT and Latte: video of any length from text, frames, actions or classes. The public names."""
 
 from beartype import BeartypeConf
 from beartype.claw import beartype_this_package
@@ -21,6 +21,9 @@ beartype_this_package(
 from phenaki_pytorch.conditions.frames import FrameEncoder, FrameMapEncoder  # noqa: E402
 from phenaki_pytorch.conditions.t5 import T5TextEncoder  # noqa: E402
 from phenaki_pytorch.core.modules import checkpoint_activations  # noqa: E402
+from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer  # noqa: E402
+from phenaki_pytorch.diffusion.options import DiffusionOptions  # noqa: E402
+from phenaki_pytorch.latte import Latte  # noqa: E402
 from phenaki_pytorch.phenaki import Phenaki  # noqa: E402
 from phenaki_pytorch.priors.autoregressive import RasterOptions  # noqa: E402
 from phenaki_pytorch.priors.critic import SelfCritic, TokenCritic  # noqa: E402
@@ -30,6 +33,7 @@ from phenaki_pytorch.priors.gpt import GPT  # noqa: E402
 from phenaki_pytorch.priors.maskgit import MaskGit  # noqa: E402
 from phenaki_pytorch.tokenizers.cvivit import CViViT  # noqa: E402
 from phenaki_pytorch.tokenizers.discriminators import Discriminator, PatchDiscriminator  # noqa: E402
+from phenaki_pytorch.tokenizers.image_vae import ImageVAE  # noqa: E402
 from phenaki_pytorch.tokenizers.losses import LAION_WEIGHTS, LossWeights  # noqa: E402
 from phenaki_pytorch.tokenizers.vqgan import VQGAN  # noqa: E402
 from phenaki_pytorch.tokenizers.vqvae import VQVAE  # noqa: E402
@@ -41,10 +45,14 @@ __all__ = [
     "VQGAN",
     "VQVAE",
     "CViViT",
+    "DiffusionOptions",
     "Discriminator",
     "FrameEncoder",
     "FrameMapEncoder",
     "GuidedTeacher",
+    "ImageVAE",
+    "Latte",
+    "LatteTransformer",
     "LossWeights",
     "MaskGit",
     "PatchDiscriminator",

@@ -1,4 +1,4 @@
-"""The first stage of a system: a trained tokenizer, which is frozen, fits the prior, and is saved with the system.
+"""The first stage of a system: trained and frozen; it fits the second stage, and is saved with the system.
 
 b = batch · c = channels · f = frames · t, h, w = grid of ids
 """
@@ -17,7 +17,8 @@ from phenaki_pytorch.tokenizers.cvivit import CViViT
 from phenaki_pytorch.tokenizers.vqgan import VQGAN
 from phenaki_pytorch.tokenizers.vqvae import VQVAE
 
-NEEDED = ("encode", "decode", "grid", "num_frames", "codebook_size")
+TOKENIZER = ("encode", "decode", "grid", "num_frames", "codebook_size")  # what a system needs of one
+CODEC = ("latents", "decode_features", "grid", "num_frames", "code_dim")
 KINDS = {kind.__name__: kind for kind in (CViViT, VQGAN, VQVAE)}  # by the name that is saved
 
 
@@ -26,17 +27,38 @@ def frozen_tokenizer(name: str, tokenizer: nn.Module, prior: nn.Module, prior_na
 
     `name`, `prior_name`: what messages call them. TypeError for another kind of module, ValueError where they differ.
     """
-    if missing := [member for member in NEEDED if not hasattr(tokenizer, member)]:
-        raise TypeError(f"{name} must have {', '.join(NEEDED)}; {type(tokenizer).__name__} lacks {missing}")
+    check_members(name, tokenizer, TOKENIZER)
     if prior.num_tokens != tokenizer.codebook_size:
         raise ValueError(
             f"{prior_name} must have as many tokens as the tokenizer has codes, {tokenizer.codebook_size}, "
             f"got {prior.num_tokens}"
         )
-    grid = tokenizer.grid(tokenizer.num_frames(prior.grid[0]))
-    if grid != prior.grid:
-        raise ValueError(f"{prior_name}'s grid must be the tokenizer's, {grid}, got {prior.grid}")
+    check_grid(name, tokenizer, prior_name, prior.grid)
     return tokenizer.requires_grad_(False).eval()
+
+
+def frozen_codec(codec: nn.Module, transformer: nn.Module) -> nn.Module:
+    """The codec in eval mode and without gradients, whose latents are those of the transformer. Errors as above."""
+    check_members("codec", codec, CODEC)
+    if transformer.code_dim != codec.code_dim:
+        raise ValueError(
+            f"transformer's code_dim must be that of the codec, {codec.code_dim}, got {transformer.code_dim}"
+        )
+    check_grid("codec", codec, "transformer", transformer.grid)
+    return codec.requires_grad_(False).eval()
+
+
+def check_members(name: str, module: nn.Module, needed: tuple) -> None:
+    """Refuse, with a TypeError, a module that lacks some members."""
+    if missing := [member for member in needed if not hasattr(module, member)]:
+        raise TypeError(f"{name} must have {', '.join(needed)}; {type(module).__name__} lacks {missing}")
+
+
+def check_grid(name: str, first_stage: nn.Module, other_name: str, grid: tuple[int, int, int]) -> None:
+    """Refuse, with a ValueError, a second stage whose grid the first stage does not give."""
+    expected = first_stage.grid(first_stage.num_frames(grid[0]))
+    if expected != grid:
+        raise ValueError(f"{other_name}'s grid must be that of the {name}, {expected}, got {grid}")
 
 
 def encode(tokenizer: nn.Module, videos: Tensor, frame_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -1,9 +1,9 @@
 """Video of any length, window by window: each goes on from the last frames before it, encoded again.
 
-A window is the video of one pass of the prior; its first frames may be given (Phenaki, section 2.3,
+A window is the video of one pass of the second stage; its first frames may be given (Phenaki, section 2.3,
 https://arxiv.org/abs/2210.02399). Beside the video itself, one window is in memory at a time.
 
-b = batch · c = channels · f = frames · t, h, w = grid of ids
+b = batch · c = channels · f = frames · t, h, w = grid of ids or latents
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from phenaki_pytorch.core.checks import check_items
+from phenaki_pytorch.core.contracts import Lengths
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
 OVERLAP = 5  # frames, the paper's
@@ -22,12 +23,10 @@ OVERLAP = 5  # frames, the paper's
 class Window(NamedTuple):
     """What a window goes on from.
 
-    ids     of its first time steps, (b, s, h, w); None: nothing is given
-    frames  whose ids these are, (b, c, f, h, w), or None
+    frames  its first ones, (b, c, f, h, w), in a number that the first stage takes; None: nothing is given
     made    how many new frames there are already
     """
 
-    ids: Tensor | None
     frames: Tensor | None
     made: int
 
@@ -40,21 +39,21 @@ class Window(NamedTuple):
 class LongVideo:
     """The lengths of windows, and videos made of several.
 
-    tokenizer  any module with CViViT's encode, decode, grid and num_frames, which say which lengths it takes
-    grid       (t, h, w) of the ids of a window
+    lengths  the first stage, whose grid and num_frames say which lengths it takes
+    grid     (t, h, w) of a window
     """
 
-    def __init__(self, tokenizer: nn.Module, grid: tuple[int, int, int]):
-        self.tokenizer, self.grid = tokenizer, grid
-        self.window = tokenizer.num_frames(grid[0])
+    def __init__(self, lengths: Lengths, grid: tuple[int, int, int]):
+        self.lengths, self.grid = lengths, grid
+        self.window = lengths.num_frames(grid[0])
 
     def check_overlap(self, overlap: int | None, least: int = 1) -> int:
         """How many frames a window shares with the one before, `least` or more.
 
-        None is the paper's 5, or the number nearest to it, first below and then above, which the tokenizer takes and
+        None is the paper's 5, or the number nearest to it, first below and then above, which the first stage takes and
         which leaves room for new frames. Raises ValueError for a number that does not fit.
         """
-        fitting = lengths_up_to(self.tokenizer, self.window - 1)
+        fitting = lengths_up_to(self.lengths, self.window - 1)
         enough = [length for length in fitting if length >= least]
         if overlap is None and enough:
             return max([length for length in enough if length <= OVERLAP], default=enough[0])
@@ -78,14 +77,14 @@ class LongVideo:
             )
         if len(prime_frames) != batch_size:
             raise ValueError(f"prime_frames have a batch of {len(prime_frames)}, expected {batch_size}")
-        shortest = self.tokenizer.num_frames(1)
+        shortest = self.lengths.num_frames(1)
         if prime_frames.shape[2] < shortest:
             raise ValueError(f"prime_frames must be at least {shortest} frames, got {prime_frames.shape[2]}")
-        grid = self.tokenizer.grid(shortest, *prime_frames.shape[3:])
+        grid = self.lengths.grid(shortest, *prime_frames.shape[3:])
         if grid[1:] != self.grid[1:]:
             raise ValueError(
-                f"prime_frames must have the size of the window, {self.grid[1:]} ids a frame, "
-                f"got {tuple(prime_frames.shape[3:])} pixels, {grid[1:]} ids"
+                f"prime_frames must have the size of the window, of the grid {self.grid[1:]}, "
+                f"got {tuple(prime_frames.shape[3:])} pixels, of the grid {grid[1:]}"
             )
         return prime_frames
 
@@ -100,8 +99,8 @@ class LongVideo:
     ) -> Iterator[Tensor]:
         """Yield new frames, (b, c, f, h, w) in [0, 1], of one window after the other, until there are `num_frames`.
 
-        sample        a callable: what a window begins with -> its ids, (b, t, h, w)
-        prime_frames  (b, c, f, h, w) to go on from: the last ones, as many as the tokenizer takes and the window has
+        sample        a callable: what a window begins with -> the whole window, (b, c, f, h, w), not clamped
+        prime_frames  (b, c, f, h, w) to go on from: the last ones, as many as the first stage takes and the window has
                       room for; from longer ones the last `overlap`
         overlap       see `check_overlap`
         least         frames that a further window has to share with those before
@@ -121,15 +120,14 @@ class LongVideo:
         while made < num_frames:
             kept = self._kept(0 if recent is None else recent.shape[2], overlap)
             known = recent[:, :, -kept:] if kept else None
-            ids = sample(Window(None if known is None else self.tokenizer.encode(known), known, made))
-            new = self.tokenizer.decode(ids)[:, :, kept:].clamp(0, 1)
+            new = sample(Window(known, made))[:, :, kept:].clamp(0, 1)
             recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
             made += new.shape[2]
             yield new[:, :, : new.shape[2] - max(0, made - num_frames)]
 
     def _kept(self, known: int, overlap: int) -> int:
         """How many of the known frames the next window begins with."""
-        usable = usable_frames(self.tokenizer, min(known, self.window))
+        usable = usable_frames(self.lengths, min(known, self.window))
         return usable if usable < self.window else overlap
 
 

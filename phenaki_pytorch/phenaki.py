@@ -9,7 +9,6 @@ b = batch · c = channels · f = frames · t, h, w = grid of ids · m = text tok
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -24,7 +23,7 @@ from phenaki_pytorch.core.lengths import real_tokens
 from phenaki_pytorch.core.modules import through_call, uncompiled
 from phenaki_pytorch.core.saving import Stage, read_config, write_config
 from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
-from phenaki_pytorch.long_video import LongVideo, check_scenes, concatenated
+from phenaki_pytorch.long_video import LongVideo, Window, check_scenes, concatenated
 from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, check_critic_options, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
@@ -164,17 +163,19 @@ class Phenaki(System):
         if prime_frames is not None:
             prime_frames = self._long_video.check_prime(prime_frames, batch_size)
             prime_frames = prime_frames.to(self.maskgit.placement().device)
-        sample = partial(
-            self.maskgit.generate,
-            batch_size=batch_size,
-            context=context,
-            context_mask=context_mask,
-            critic=self.critic,
-            **sampling,
-        )
-        windows = self._long_video.generate(
-            lambda window: sample(prime_ids=window.ids), num_frames, prime_frames=prime_frames, overlap=overlap
-        )
+
+        def sample(window: Window) -> Tensor:
+            ids = self.maskgit.generate(
+                batch_size=batch_size,
+                context=context,
+                context_mask=context_mask,
+                prime_ids=None if window.frames is None else self.cvivit.encode(window.frames),
+                critic=self.critic,
+                **sampling,
+            )
+            return self.cvivit.decode(ids)
+
+        windows = self._long_video.generate(sample, num_frames, prime_frames=prime_frames, overlap=overlap)
         return concatenated(windows, num_frames)
 
     @torch.no_grad()

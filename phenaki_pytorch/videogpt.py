@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from phenaki_pytorch.conditions.frames import FrameEncoder, FrameMapEncoder
 from phenaki_pytorch.conditions.labels import Labels
 from phenaki_pytorch.conditions.texts import Texts
-from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite, check_fitting_ids
+from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite, check_fitting_ids, common_batch
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
@@ -185,7 +185,7 @@ class VideoGPT(System):
         like = self.gpt.placement()
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=like)
         if context is None:
-            batch_size = self._batch_size(batch_size, frames, prime_frames, actions, classes)
+            batch_size = common_batch(batch_size, frames, prime_frames, actions, classes)
         batch_size = batch_of(batch_size, context)
         known = 0
         if prime_frames is not None:
@@ -200,27 +200,21 @@ class VideoGPT(System):
             first = known + window.start
             now = None if labels is None else labels[:, first : first + self.window]
             condition = self.labels.condition(classes, now, batch_size=batch_size, num_frames=self.window, like=like)
-            return self.gpt.generate(
+            ids = self.gpt.generate(
                 batch_size=batch_size,
                 context=context,
                 context_mask=context_mask,
-                prime_ids=window.ids,
+                prime_ids=None if window.frames is None else self.tokenizer.encode(window.frames),
                 **self._given(shown, condition, batch_size),
                 **sampling,
             )
+            return self.tokenizer.decode(ids)
 
         with in_eval_mode(*([] if self.frame_encoder is None else [self.frame_encoder])):
             windows = self._long_video.generate(
                 sample, num_frames, prime_frames=prime_frames, overlap=overlap, least=self._frames_to_read
             )
             return concatenated(windows, num_frames)
-
-    def _batch_size(self, batch_size: int, *given: Tensor | None) -> int:
-        """How many videos to generate: as many as what is given is for, or what is asked for."""
-        sizes = [len(each) for each in given if each is not None and each.ndim > 0]
-        if sizes and batch_size not in (1, max(sizes)):
-            raise ValueError(f"batch_size is {batch_size}, what is given has a batch of {max(sizes)}")
-        return max(sizes, default=batch_size)
 
     def _padded_actions(self, actions: Tensor | None, batch_size: int, num_frames: int) -> Tensor | None:
         """The actions of all frames, and zeros for those that the last window has beyond them."""

@@ -13,12 +13,13 @@ from phenaki_pytorch import (
     Discriminator,
     FrameEncoder,
     FrameMapEncoder,
+    Latte,
+    LatteTransformer,
     MaskGit,
     Phenaki,
     TokenCritic,
     VideoGPT,
 )
-from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
 
 pytest_plugins = ["t5_models"]
 
@@ -36,6 +37,20 @@ QUANTIZERS = {
 def seeded():
     """Every test starts from the same global random state."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def einops_as_operations():
+    """Dynamo takes einops' functions as single operations, which saves most of the time of a compilation.
+
+    By default it traces them; tests that compile without this fixture show that this works as well.
+    """
+    functions = rearrange, reduce, repeat
+    for function in functions:
+        torch.compiler.allow_in_graph(function)
+    yield
+    for function in functions:
+        torch._dynamo.trace_rules._allowed_callable_ids.remove(id(function))
 
 
 class WordEncoder:
@@ -95,6 +110,9 @@ class ToyTokenizer(nn.Module):
             return first
         rest = reduce(rest, "b c (t f) (h ph) (w pw) -> b t h w 1", "mean", f=self.stride, **axes)
         return torch.cat((first, rest), dim=1)
+
+    def latents(self, video, *, generator=None):
+        return self.features(video)
 
     def encode(self, video):
         return rearrange((self.features(video) * 31).round().long().clamp(0, 31), "b t h w 1 -> b t h w")
@@ -203,6 +221,17 @@ def tiny_latte_transformer(*, started=True, **changes):
         for parameter in model.parameters():
             nn.init.normal_(parameter, std=0.3)
     return model
+
+
+def tiny_latte(*, codec=None, text_encoder=None, standardise=True, **transformer):
+    """A window of 4 time steps over the tiny CViViT, 7 frames; one token for each latent; texts are read as words."""
+    codec = tiny_cvivit() if codec is None else codec
+    grid = codec.grid(codec.num_frames(4))
+    transformer = {"code_dim": codec.code_dim, "grid": grid, "patch_size": 1, **transformer}
+    if text_encoder is None and transformer.get("dim_context") is not None:
+        text_encoder = WordEncoder(transformer["dim_context"])
+    model = tiny_latte_transformer(**transformer)
+    return Latte(codec=codec, transformer=model, text_encoder=text_encoder, standardise=standardise)
 
 
 def tiny_frame_encoder(**changes):

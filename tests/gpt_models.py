@@ -1,6 +1,4 @@
-"""Tiny GPTs for every combination of conditions: a text, a vector and a map of frames, and that of the norms."""
-
-import itertools
+"""Tiny GPTs for every pair of conditions: a text, a vector and a map of frames, and that of the norms."""
 
 import pytest
 import torch
@@ -8,13 +6,18 @@ import torch
 from conftest import make_context, seed, tiny_gpt
 
 GRID = (3, 2, 2)
-COMBINATIONS = [
-    (*flags, condition)
-    for flags in itertools.product([False, True], repeat=3)
-    for condition in (None, "constant", "steps")
-]
-every_combination = pytest.mark.parametrize("text, vector, frame_map, condition", COMBINATIONS)
 ALL = (True, True, True, "steps")
+# No condition, all of them, and rows in which each pair of values of two conditions occurs.
+COMBINATIONS = [
+    (False, False, False, None),
+    (True, True, True, None),
+    (False, True, False, "constant"),
+    (True, False, True, "constant"),
+    (False, False, True, "steps"),
+    (True, True, False, "steps"),
+    ALL,
+]
+every_pair = pytest.mark.parametrize("text, vector, frame_map, condition", COMBINATIONS)
 
 
 def gpt_for(text, vector, frame_map, condition, **changes):

@@ -1,4 +1,4 @@
-"""Two processes over gloo: tokenizers, discriminator and VideoGPT train as in one process with the joint batch."""
+"""Two processes over gloo: tokenizers, discriminator and systems train as in one process with the joint batch."""
 
 import os
 import socket
@@ -16,10 +16,12 @@ from conftest import (
     tiny_cvivit,
     tiny_discriminator,
     tiny_frame_map_encoder,
+    tiny_latte,
     tiny_videogpt,
     tiny_vqgan,
 )
 from phenaki_pytorch import LossWeights
+from phenaki_pytorch.diffusion.process import Diffusion
 from tiny_vqvae import tiny_vqvae
 
 # Tiny batches have fewer tokens than a codebook needs.
@@ -51,6 +53,7 @@ OTHERS = {
 BEFORE = ("vq", "vq with dead codes", "a given module", "ema", *OTHERS)
 AFTER = ("vq", "vq with dead codes", "lfq", "ema", "vqvae", *OTHERS)
 SAME_CODES = [(when, name) for when in ("before", "after") for name in ("vq with dead codes", "ema", *OTHERS)]
+SYSTEMS = ("VideoGPT", "Latte")
 EQUAL_TO_ONE = [("before", "vq"), ("after", "vq"), ("before", "a given module"), ("after", "lfq"), ("after", "vqvae")]
 EQUAL_TO_ONE += [("before", "VQVAE without restarts")]
 
@@ -109,19 +112,37 @@ def train_distributed(rank, model, discriminator):
     return {"losses": losses / 2, "model": model.state_dict(), "discriminator": discriminator.state_dict()}
 
 
-def build_videogpt():
+class GivenNoise(Diffusion):
+    """Each sample of the joint batch has its own time and noise, in whichever process it is."""
+
+    def __init__(self, samples):
+        super().__init__()
+        self.samples = samples
+
+    def losses(self, model, latents):
+        noise = torch.randn(4, *latents.shape[1:], generator=seed(3), dtype=torch.float64)[self.samples]
+        return super().losses(model, latents, time=torch.tensor([0, 3, 500, 977])[self.samples], noise=noise)
+
+
+def build_system(name):
     torch.manual_seed(0)
-    tokenizer, encoder = conftest.tiny_vqvae(), tiny_frame_map_encoder()
+    tokenizer = conftest.tiny_vqvae()
+    if name == "Latte":
+        return tiny_latte(codec=tokenizer).double()
+    encoder = tiny_frame_map_encoder()
     return tiny_videogpt(tokenizer=tokenizer, frame_encoder=encoder, dim_action=2, grid=(3, 2, 2)).double()
 
 
-def train_videogpt(model, samples):
+def train_system(name, model, wrapped, samples):
     """The losses of some steps with a part of the joint batch."""
     videos = torch.rand(4, 3, 6, 16, 16, generator=seed(1), dtype=torch.float64)[samples]
-    actions = torch.randn(4, 6, 2, generator=seed(2), dtype=torch.float64)[samples]
-    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.5), []
+    if name == "Latte":
+        given, model.diffusion = {}, GivenNoise(samples)
+    else:
+        given = {"actions": torch.randn(4, 6, 2, generator=seed(2), dtype=torch.float64)[samples]}
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.5 if name == "VideoGPT" else 1e-3), []
     for _ in range(STEPS):
-        loss = model(videos, actions=actions)
+        loss = wrapped(videos, **given)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -129,19 +150,20 @@ def train_videogpt(model, samples):
     return torch.stack(losses)
 
 
-def train_videogpt_distributed(rank, model):
-    losses = train_videogpt(DistributedDataParallel(model), slice(2 * rank, 2 * rank + 2))
+def train_system_distributed(name, rank, model):
+    losses = train_system(name, model, DistributedDataParallel(model), slice(2 * rank, 2 * rank + 2))
     dist.all_reduce(losses)
     return {"losses": losses / 2, "model": model.state_dict()}
 
 
 def process(rank, port, folder):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    cases, videogpt = {("before", name): build(name) for name in BEFORE}, build_videogpt()
+    cases = {("before", name): build(name) for name in BEFORE}
+    systems = {name: build_system(name) for name in SYSTEMS}
     dist.init_process_group("gloo", rank=rank, world_size=2)
     cases |= {("after", name): build(name) for name in AFTER}
     done = {case: train_distributed(rank, *modules) for case, modules in cases.items()}
-    done["VideoGPT"] = train_videogpt_distributed(rank, videogpt)
+    done |= {name: train_system_distributed(name, rank, model) for name, model in systems.items()}
     torch.save(done, folder / f"{rank}.pt")
     dist.barrier()
     os._exit(0)  # without destructors: gloo's can wait for a thread that waits for the interpreter
@@ -184,15 +206,16 @@ def test_codes_that_start_and_restart_as_features_are_the_same_in_all_processes(
     assert torch.pdist(codes).min() > 1e-4 and first["cvivit.quantizer.quantizer._codebook.initted"]
 
 
-def test_two_processes_train_videogpt_as_one_with_the_joint_batch(outcomes):
-    first, second = (outcome["VideoGPT"] for outcome in outcomes)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_two_processes_train_a_system_as_one_with_the_joint_batch(outcomes, name):
+    first, second = (outcome[name] for outcome in outcomes)
     torch.testing.assert_close(first, second, atol=0, rtol=0)
-    model = build_videogpt()
+    model = build_system(name)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    torch.testing.assert_close(first["losses"], train_videogpt(model, slice(4)))
-    torch.testing.assert_close(first["model"], model.state_dict())
-    assert any(not torch.equal(value, before[name]) for name, value in first["model"].items() if "gpt" in name)
-    assert all(torch.equal(value, before[name]) for name, value in first["model"].items() if "tokenizer" in name)
+    torch.testing.assert_close(first["losses"], train_system(name, model, model, slice(4)))
+    torch.testing.assert_close(first["model"], model.state_dict(), atol=1e-6, rtol=1e-4)  # float32 statistics
+    changed = {name.split(".")[0] for name, value in first["model"].items() if not torch.equal(value, before[name])}
+    assert changed == {"VideoGPT": {"gpt", "frame_encoder"}, "Latte": {"transformer", "standardisation"}}[name]
 
 
 @pytest.mark.parametrize("case", SAME_CODES, ids=str)

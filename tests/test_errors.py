@@ -215,7 +215,7 @@ def test_masks_of_another_shape():
 
 def test_parts_that_do_not_fit_each_other():
     refused(lambda: tiny_phenaki(num_tokens=64), "the tokenizer has codes, 32, got 64")
-    refused(lambda: tiny_phenaki(grid=(6, 2, 4)), r"tokenizer's, \(6, 2, 2\), got \(6, 2, 4\)")
+    refused(lambda: tiny_phenaki(grid=(6, 2, 4)), r"of the cvivit, \(6, 2, 2\), got \(6, 2, 4\)")
     refused(lambda: tiny_phenaki(text_encoder=WordEncoder(13)), "encoder is 13 wide, the model's dim_context is 12")
     refused(lambda: tiny_phenaki(text_encoder="t5-small"), "encoder is 512 wide, the model's dim_context is 12")
     refused(
@@ -277,7 +277,7 @@ def test_encoders_that_give_too_few_embeddings():
         ({"texts": None}, "either texts or text_embeds, got none"),
         ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
         ({"prime_frames": video(b=3)}, "batch of 3, expected 2"),
-        ({"prime_frames": video(h=24)}, r"\(2, 2\) ids a frame, got \(24, 16\) pixels, \(3, 2\) ids"),
+        ({"prime_frames": video(h=24)}, r"grid \(2, 2\), got \(24, 16\) pixels, of the grid \(3, 2\)"),
         ({"prime_frames": video(h=20)}, "8×8, got 20×16"),
         ({"prime_frames": video(c=1)}, "3 channels, got 1"),
         ({"prime_frames": video(f=0)}, r"none empty, got torch.float32 \(2, 3, 0, 16, 16\)"),

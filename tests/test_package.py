@@ -1,5 +1,6 @@
 """The wheel holds the library and nothing else, and imports without the extras and without a network."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -49,14 +50,36 @@ def unpacked(wheel, tmp_path_factory):
     return folder
 
 
-def run_installed(unpacked, code):
-    """Run code in a new interpreter outside the tree, with the wheel's content first on the path."""
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+IMPORTS = f"""
+import importlib, json, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+asked = []
+sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
+import phenaki_pytorch
+assert "transformers" not in sys.modules
+assert not {{"socket.connect", "socket.getaddrinfo", "socket.sendto"}} & set(asked), asked
+phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
+assert "transformers" not in sys.modules and "socket.connect" not in asked
+files = [importlib.import_module(name).__file__ for name in {MODULES}]
+print(json.dumps({{"names": phenaki_pytorch.__all__, "files": files}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(unpacked):
+    """The public names and the files of all modules, in a new interpreter without extras and outside the tree."""
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}  # the wheel's content comes first
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=unpacked.parent, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", IMPORTS], cwd=unpacked.parent, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return json.loads(done.stdout)
 
 
 def test_the_wheel_holds_every_module_and_nothing_else(wheel):
@@ -71,37 +94,14 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
     assert {f"Provides-Extra: {extra}" in stated for extra in ("examples", "test")} == {True}
 
 
-def test_every_module_imports_without_the_extras(unpacked):
-    code = f"""
-import importlib, sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {EXTRAS}:
-            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
-
-sys.meta_path.insert(0, Blocked())
-for name in {MODULES}:
-    print(importlib.import_module(name).__file__)
-"""
-    files = run_installed(unpacked, code)
+def test_every_module_imports_without_the_extras(unpacked, imported):
+    files = imported["files"]
     assert len(files) == len(MODULES) and all(Path(file).is_relative_to(unpacked) for file in files)
 
 
-def test_importing_asks_no_network_and_leaves_transformers_alone(unpacked):
-    code = """
-import sys
-
-asked = []
-sys.addaudithook(lambda event, arguments: asked.append(event) if event.startswith("socket.") else None)
-import phenaki_pytorch
-assert "transformers" not in sys.modules
-assert not {"socket.connect", "socket.getaddrinfo", "socket.sendto"} & set(asked), asked
-phenaki_pytorch.T5TextEncoder("google/t5-v1_1-base")
-assert "transformers" not in sys.modules and "socket.connect" not in asked
-print(*phenaki_pytorch.__all__)
-"""
-    names = ["GPT", "LAION_WEIGHTS", "VQGAN", "VQVAE", "CViViT", "Discriminator", "FrameEncoder", "FrameMapEncoder"]
-    names += ["GuidedTeacher", "LossWeights", "MaskGit", "PatchDiscriminator", "Phenaki", "RasterOptions"]
+def test_importing_asks_no_network_and_leaves_transformers_alone(imported):
+    names = ["GPT", "LAION_WEIGHTS", "VQGAN", "VQVAE", "CViViT", "DiffusionOptions", "Discriminator", "FrameEncoder"]
+    names += ["FrameMapEncoder", "GuidedTeacher", "ImageVAE", "Latte", "LatteTransformer", "LossWeights", "MaskGit"]
+    names += ["PatchDiscriminator", "Phenaki", "RasterOptions"]
     names += ["SamplingOptions", "SelfCritic", "T5TextEncoder", "TokenCritic", "VideoGPT", "checkpoint_activations"]
-    assert run_installed(unpacked, code) == names
+    assert imported["names"] == names

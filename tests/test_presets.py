@@ -1,6 +1,7 @@
 """The papers' numbers of parameters and grids, counted on the meta device, which allocates no memory."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -36,8 +37,9 @@ NAMES = [
 ]
 
 
+@cache
 def build(preset, *args, **options):
-    """Without memory; ViZDoom's needs a tokenizer, which has no values here, trained or not."""
+    """Without memory, and once for all tests; ViZDoom's needs a tokenizer, which has no values here, trained or not."""
     with torch.device("meta"):
         if preset is presets.videogpt_vizdoom:
             args = (presets.vqvae_bair(),)
@@ -188,9 +190,12 @@ def test_lattes_text_model_has_the_published_parameters_and_a_null_context():
 
 def latte_of_table_3(variant):
     """The paper's variant 4 has patches of 4×4: a quarter of the tokens."""
-    config = build(presets.latte_xl, variant=variant).config
+    model = build(presets.latte_xl, variant=variant)
+    if variant != 4:
+        assert model.patch_size == 2
+        return model
     with torch.device("meta"):
-        return LatteTransformer(**config | {"patch_size": 4 if variant == 4 else 2})
+        return LatteTransformer(**model.config | {"patch_size": 4})
 
 
 def count_macs(model):
@@ -199,7 +204,7 @@ def count_macs(model):
     and every place (in temporal attention)."""
     h, w = (side // model.patch_size for side in model.grid[1:])
     repeats = {SpatialBlock: 16, FinalLayer: 16, TemporalBlock: h * w}
-    macs = []
+    macs, hooks = [], []
     for owner in model.modules():
         for name, part in owner.named_children():
             if name == "to_modulation":
@@ -207,11 +212,13 @@ def count_macs(model):
                 macs.append(times * 3 * part.linear.weight.numel())
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear) and "modulation" not in name:
-            part.register_forward_hook(lambda layer, _, out: macs.append(out.numel() * layer.in_features))
+            hooks.append(part.register_forward_hook(lambda layer, _, out: macs.append(out.numel() * layer.in_features)))
         elif isinstance(part, nn.LayerNorm):
-            part.register_forward_hook(lambda _, __, out: macs.append(2 * out.numel()))
+            hooks.append(part.register_forward_hook(lambda _, __, out: macs.append(2 * out.numel())))
     with torch.device("meta"):
         model(torch.empty(3, *model.grid, 4), torch.empty(3))
+    for hook in hooks:
+        hook.remove()
     return sum(macs)
 
 

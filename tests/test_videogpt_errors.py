@@ -23,7 +23,7 @@ from videogpt_models import GRID, TEXTS, clips, given, spied, videogpt
     "build, message",
     [
         (lambda: tiny_videogpt(num_tokens=64, code_dim=None), "gpt must have as many tokens .* 32, got 64"),
-        (lambda: tiny_videogpt(grid=(3, 2, 4)), r"gpt's grid must be the tokenizer's, \(3, 2, 2\), got \(3, 2, 4\)"),
+        (lambda: tiny_videogpt(grid=(3, 2, 4)), r"gpt's grid must be that of the \w+, \(3, 2, 2\), got \(3, 2, 4\)"),
         (lambda: tiny_videogpt(code_dim=9), "32 codes of width 9, got 32 codes of width 8"),
         (lambda: tiny_videogpt(num_classes=0), "num_classes must be at least 1, got 0"),
         (lambda: tiny_videogpt(dim_action=-1), "dim_action must be at least 1, got -1"),
@@ -105,7 +105,7 @@ def test_wrong_training_batches(whole, changes, kind, message):
         ({"batch_size": 3}, "batch_size is 3, what is given has a batch of 2"),
         ({"overlap": 3}, r"window of 6 frames can share \[2, 4\].*got an overlap of 3"),
         ({"prime_frames": clips(f=1)}, "at least 2 frames, got 1"),
-        ({"prime_frames": torch.rand(2, 3, 4, 8, 16)}, r"\(2, 2\) ids a frame, got \(8, 16\) pixels, \(1, 2\) ids"),
+        ({"prime_frames": torch.rand(2, 3, 4, 8, 16)}, r"grid \(2, 2\), got \(8, 16\) pixels, of the grid \(1, 2\)"),
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"texts": TEXTS}, "unconditional"),
     ],

@@ -5,6 +5,8 @@ b = batch · m = text tokens · d = width of the embeddings
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
@@ -15,14 +17,14 @@ from phenaki_pytorch.core.contracts import TextEncoder
 class Texts:
     """An encoder and the width of its embeddings; `dim` None for a model that reads no text.
 
-    This is not a module, so that the encoder's weights are no part of the model that holds it. Raises ValueError where
-    the encoder has a `dim` and it is another.
+    Without an encoder, a model that reads texts is given their embeddings. This is not a module, so that the encoder's
+    weights are no part of the model that holds it. Raises ValueError where the encoder has a `dim` and it is another.
     """
 
-    def __init__(self, encoder: str | TextEncoder, dim: int | None):
+    def __init__(self, encoder: str | TextEncoder | None, dim: int | None):
         if isinstance(encoder, str):
             encoder = T5TextEncoder(encoder)
-        self.encoder = encoder if dim is not None else None
+        self.encoder, self.dim = encoder if dim is not None else None, dim
         width = getattr(self.encoder, "dim", None)
         if isinstance(width, int) and width != dim:
             raise ValueError(f"the text encoder is {width} wide, the model's dim_context is {dim}")
@@ -46,13 +48,15 @@ class Texts:
         Device and dtype are those of `like`. Shapes and values are checked by the model that reads them.
         """
         given = (texts is not None) + (embeds is not None)
-        if self.encoder is None:
+        if self.dim is None:
             if given:
                 raise ValueError("this model is unconditional: expected neither texts nor text_embeds, got some")
             return None, None
         if given != 1:
             raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
-        if embeds is None:
+        if texts is not None:
+            if self.encoder is None:
+                raise ValueError("this model has no text encoder: expected text_embeds, got texts")
             if mask is not None:
                 raise ValueError("text_mask is only allowed with text_embeds, got it with texts")
             texts = [texts] if isinstance(texts, str) else list(texts)
@@ -69,6 +73,28 @@ class Texts:
         if texts is not None and len(embeds) != len(texts):
             raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
         return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)
+
+
+def padded_to_one_length(
+    context: Tensor | None, context_mask: Tensor | None, image_context: Tensor | None, image_mask: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The texts of videos, (b, m, d), and of their images, (b, i, m, d), with masks: the same with one m for both.
+
+    What does not fit is left to the checks of the model that reads it.
+    """
+    if context is None or image_context is None or image_context.ndim != 4:
+        return context, context_mask, image_context, image_mask
+    image_context = image_context.to(context)
+    if image_mask is None:
+        image_mask = torch.ones(image_context.shape[:3], dtype=torch.bool)
+    longest = max(context.shape[1], image_context.shape[2])
+    missing, image_missing = longest - context.shape[1], longest - image_context.shape[2]
+    return (
+        F.pad(context, (0, 0, 0, missing)),
+        F.pad(context_mask, (0, missing)),
+        F.pad(image_context, (0, 0, 0, image_missing)),
+        F.pad(image_mask.to(context.device), (0, image_missing)),
+    )
 
 
 def _check_kinds(embeds: object, mask: object) -> None:

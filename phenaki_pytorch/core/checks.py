@@ -1,12 +1,16 @@
-"""Checks of arguments: ids, masks, batches, sizes.
+"""Checks of arguments: ids, masks, batches, sizes, options.
 
 Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_type_hints
 
 import torch
+from beartype import BeartypeConf
+from beartype.door import die_if_unbearable
+from einops import rearrange
 from torch import Tensor
 
 SLACK = 0.25  # of the range of pixels, for resampling that overshoots
@@ -88,6 +92,32 @@ def check_same(module: object, other: object, *names: str, message: str) -> None
             raise ValueError(f"{message.format(name)}, {expected}, got {got}")
 
 
+def check_frames(video: Tensor, channels: int, patch_size: tuple[int, int]) -> Tensor:
+    """Refuse what are not frames (b, c, f, h, w) in [0, 1], h and w multiples of the patch.
+
+    Images (b, c, h, w) come back as clips of one frame, (b, c, 1, h, w).
+    """
+    if not video.is_floating_point():
+        raise TypeError(f"video must be floating point in [0, 1], got {video.dtype}")
+    if video.ndim == 4:
+        video = rearrange(video, "b c h w -> b c 1 h w")
+    if video.ndim != 5 or 0 in video.shape:
+        raise ValueError(f"video must be (b, c, f, h, w), or images (b, c, h, w), none empty, got {tuple(video.shape)}")
+    if video.shape[1] != channels:
+        raise ValueError(f"video must have {channels} channels, got {video.shape[1]}")
+    patches_of(*video.shape[3:], patch_size)
+    check_pixels("video", video)
+    return video
+
+
+def patches_of(height: int, width: int, patch_size: tuple[int, int]) -> tuple[int, int]:
+    """The patches (h, w) of a frame; refuses, with a ValueError, sizes that are not multiples of the patch."""
+    ph, pw = patch_size
+    if height < 1 or width < 1 or height % ph or width % pw:
+        raise ValueError(f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}")
+    return height // ph, width // pw
+
+
 def check_pixels(name: str, pixels: Tensor) -> None:
     """Refuse pixels that are not finite, or so far outside [0, 1] that they must be of another range."""
     if free_to_look(pixels):
@@ -156,6 +186,14 @@ def batch_of(batch_size: int, context: Tensor | None) -> int:
     return len(context)
 
 
+def common_batch(batch_size: int, *given: Tensor | None) -> int:
+    """How many samples to generate: as many as what is given is for, or what is asked for."""
+    sizes = [len(each) for each in given if each is not None and each.ndim > 0]
+    if sizes and batch_size not in (1, max(sizes)):
+        raise ValueError(f"batch_size is {batch_size}, what is given has a batch of {max(sizes)}")
+    return max(sizes, default=batch_size)
+
+
 def pair(size: int | Sequence) -> tuple[int, int]:
     """One number for both, or (height, width)."""
     if isinstance(size, int):
@@ -164,3 +202,14 @@ def pair(size: int | Sequence) -> tuple[int, int]:
     if len(size) != 2:
         raise ValueError(f"a size must be one number or (height, width), got {tuple(size)}")
     return tuple(size)
+
+
+def with_defaults(given: Mapping, defaults: Mapping, kind: type) -> dict:
+    """The defaults and, over them, what is given. TypeError for names and kinds that are not those of `kind`."""
+    if unknown := sorted(given.keys() - defaults.keys()):
+        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(defaults)}")
+    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
+    return {**defaults, **given}

@@ -6,7 +6,7 @@ Shapes: video (b, c, f, h, w), float in [0, 1] · ids (b, t, h, w), int64 · fea
 from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 # texts -> (embeddings (b, m, d), bool mask (b, m), True where real)
 TextEncoder = Callable[[list[str]], tuple[Tensor, Tensor]]
@@ -34,15 +34,25 @@ class Lengths(Protocol):
 
 @runtime_checkable
 class Codec(Lengths, Protocol):
-    """Video to continuous latents and back."""
+    """Video to continuous latents and back.
+
+    `decode_features` reads `latents`. What `features` gives need not be decodable: a tokenizer's are what its
+    quantizer is given, whose values may be of another range than its codes.
+    """
 
     code_dim: int
 
     def features(self, video: Tensor) -> Tensor:
-        """Video -> features."""
+        """Video -> features (b, t, h, w, code_dim), which `decode_features` need not be able to read."""
+
+    def latents(self, video: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Video -> what `decode_features` reads, continuous, (b, t, h, w, code_dim).
+
+        generator: the source of randomness of a codec that draws its latents; others do not use it.
+        """
 
     def decode_features(self, features: Tensor) -> Tensor:
-        """Features -> video."""
+        """Latents, or values near them, -> video."""
 
 
 @runtime_checkable

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
 
 
@@ -125,6 +127,19 @@ class CastingConv3d(CastsInput, nn.Conv3d):
     """A convolution whose input may have any dtype."""
 
 
+class Float32Module(nn.Module):
+    """A module that moves to another device, but keeps its dtype: in half precision, averages lose small steps."""
+
+    def _apply(self, fn, recurse=True):
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
+                return moved
+            return tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)
+
+
 def autocast_dtype(device_type: str) -> torch.dtype | None:
     """The dtype in which autocast computes on a kind of device; None where autocast is off."""
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
@@ -135,23 +150,40 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
 def without_gradients(network: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same function of its inputs, through which gradients flow, but none reaches a module's own parameters.
 
-    A callable that is not a module is returned as it is.
+    Other threads may use the module at the same time; one with TorchScript parts must not be trained meanwhile. A
+    callable that is not a module is returned as it is.
     """
     if not isinstance(network, nn.Module):
         return network
-    if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
-        return partial(_call_frozen, network)
-    parameters = {name: value.detach() for name, value in network.named_parameters()}
-    return lambda *inputs: torch.func.functional_call(network, parameters, inputs)
+    scripted = any(isinstance(part, torch.jit.ScriptModule) for part in network.modules())
+    return partial(_call_frozen if scripted else _call_detached, network)
 
 
-def _call_frozen(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """`functional_call` does not work with TorchScript, so its parameters require no gradient during the call."""
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
+class _DetachedParameters(TorchFunctionMode):
+    """Operations inside take every parameter detached. A mode holds for its own thread, and changes no module."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        args, kwargs = tree_map_only(nn.Parameter, Tensor.detach, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+
+def _call_detached(network: nn.Module, *inputs: Tensor) -> Any:
+    inputs = [each.view_as(each) for each in inputs]  # an input may be a parameter, which needs its gradient
+    with _DetachedParameters():
         return network(*inputs)
-    finally:
+
+
+_frozen_lock = RLock()
+
+
+def _call_frozen(network: nn.Module, *inputs: Tensor) -> Any:
+    """TorchScript ignores modes, so its parameters require no gradient during the call, which one thread makes."""
+    with _frozen_lock:
+        trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         for parameter in trainable:
-            parameter.requires_grad_()
+            parameter.requires_grad_(False)
+        try:
+            return network(*inputs)
+        finally:
+            for parameter in trainable:
+                parameter.requires_grad_()

@@ -9,9 +9,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_at_least, check_scales
+from phenaki_pytorch.core.checks import check_at_least, check_scales, with_defaults
 from phenaki_pytorch.core.contracts import Progress
-from phenaki_pytorch.priors.decoding import categorical, with_defaults
+from phenaki_pytorch.priors.decoding import categorical
 
 
 class RasterOptions(TypedDict, total=False):

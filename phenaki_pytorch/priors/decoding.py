@@ -9,16 +9,14 @@ b = batch · n = tokens · p = masked tokens of the batch · k = number of codes
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypedDict, get_type_hints
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
-from beartype import BeartypeConf
-from beartype.door import die_if_unbearable
 from torch import Tensor, nn
 
-from phenaki_pytorch.core.checks import check_items, check_scales
+from phenaki_pytorch.core.checks import check_items, check_scales, with_defaults
 from phenaki_pytorch.core.contracts import Progress
 from phenaki_pytorch.priors.masking import check_schedule, mask_share, uniform
 
@@ -84,17 +82,6 @@ def sampling_options(given: SamplingOptions) -> SamplingOptions:
     if options["critic_inline"] and options["critic_scale"] != 1:
         raise ValueError(f"with critic_inline, critic_scale must be 1, got {options['critic_scale']}")
     return options
-
-
-def with_defaults(given: Mapping, defaults: Mapping, kind: type) -> dict:
-    """The defaults and, over them, what is given. TypeError for names and kinds that are not those of `kind`."""
-    if unknown := sorted(given.keys() - defaults.keys()):
-        raise TypeError(f"got the unknown sampling options {', '.join(unknown)}; expected {', '.join(defaults)}")
-    conf = BeartypeConf(is_pep484_tower=True, violation_door_type=TypeError)
-    hints = get_type_hints(kind)
-    for name, value in given.items():
-        die_if_unbearable(value, hints[name], conf=conf, exception_prefix=f"sampling option {name}: ")
-    return {**defaults, **given}
 
 
 def check_critic_options(options: SamplingOptions, critic: nn.Module | None) -> None:

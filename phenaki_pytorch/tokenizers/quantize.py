@@ -26,15 +26,16 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
 from phenaki_pytorch.core.checks import check_at_least
-from phenaki_pytorch.core.modules import in_eval_mode
+from phenaki_pytorch.core.modules import Float32Module, in_eval_mode
+from phenaki_pytorch.core.statistics import several_processes
 from phenaki_pytorch.tokenizers.quantizer_arguments import check_arguments, check_one_id_per_token
 from phenaki_pytorch.tokenizers.quantizer_fixes import (
     codebooks_of,
     follow_processes,
     initialise_codes,
     joint_entropy,
-    several_processes,
 )
+from phenaki_pytorch.tokenizers.quantizer_values import before_rounding
 
 QUANTIZERS = ("vq", "ema", "lfq", "fsq", "simvq")
 TOKENS_PER_CODE = 4  # with 4 a step almost no code of "ema" restarts; with 1, over half of them do, again and again
@@ -80,19 +81,6 @@ def _built(quantizer: str, dim: int, codebook_size: int, kwargs: dict) -> nn.Mod
             )
         return FSQ(**{**kwargs, "levels": list(levels)}, dim=dim)
     raise ValueError(f"quantizer must be one of {QUANTIZERS} or a module, got {quantizer!r}")
-
-
-class Float32Module(nn.Module):
-    """A module that moves to another device, but keeps its dtype: in half precision, averages lose small steps."""
-
-    def _apply(self, fn, recurse=True):
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            if moved.dtype == tensor.dtype or not tensor.is_floating_point():
-                return moved
-            return tensor.to(moved.device)
-
-        return super()._apply(keep_dtype, recurse)
 
 
 class Quantizer(Float32Module):
@@ -176,6 +164,21 @@ class Quantizer(Float32Module):
             if hasattr(self.quantizer, "get_output_from_indices"):
                 return self.quantizer.get_output_from_indices(ids)
             return self.quantizer.indices_to_codes(ids)
+
+    def continuous(self, features: Tensor) -> Tensor:
+        """features (b, n, d) -> what the decoder reads, before it is rounded to a code, (b, n, d), float32.
+
+        Of a module that is no quantizer of vector-quantize-pytorch: the quantized features. Changes no state.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            unrounded = before_rounding(self.quantizer, features.float())
+            if unrounded is not None:
+                return unrounded
+            self.check_initialised()
+            with in_eval_mode(self.quantizer):
+                quantized, ids, *_ = self.quantizer(features.float())
+        self._check_ids(ids, features)
+        return quantized.float()
 
     def _nearest(self, features: Tensor) -> Tensor:
         plain = isinstance(self.quantizer, VectorQuantize) and not self.quantizer.has_projections

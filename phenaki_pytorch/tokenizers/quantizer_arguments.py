@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from phenaki_pytorch.core.checks import check_probabilities
@@ -40,20 +41,27 @@ def check_one_id_per_token(quantizer: nn.Module, dim: int) -> None:
     untouched = [codebook.initted for codebook in codebooks_of(quantizer) if not codebook.initted]
     for initialised in untouched:
         initialised.fill_(True)
-    features = torch.zeros(1, TRIAL, dim, device=tensors[0].device if tensors else None, dtype=torch.float32)
+    features = torch.linspace(-1, 1, TRIAL * dim, device=tensors[0].device if tensors else None, dtype=torch.float32)
+    features = rearrange(features, "(n d) -> 1 n d", n=TRIAL)
     try:
         with torch.no_grad(), in_eval_mode(quantizer):
             quantized, ids = quantizer(features)[:2]
             decode = getattr(quantizer, "get_output_from_indices", None) or quantizer.indices_to_codes
-            shapes = tuple(quantized.shape), tuple(ids.shape), tuple(decode(ids).shape)
+            decoded = decode(ids)
     except Exception as error:
         raise ValueError(f"with these quantizer_kwargs, features (b, n, {dim}) cannot be quantized: {error}") from error
     finally:
         for initialised in untouched:
             initialised.fill_(False)
+    shapes = tuple(quantized.shape), tuple(ids.shape), tuple(decoded.shape)
     if shapes != (features.shape, features.shape[:2], features.shape):
         raise ValueError(
             f"a quantizer must give one id per token, {tuple(features.shape[:2])}, and features "
             f"{tuple(features.shape)}, got ids {shapes[1]} and features {shapes[0]}, {shapes[2]}; "
             "several heads, codebooks or residuals do not fit"
+        )
+    if not torch.allclose(decoded, quantized, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            "with these quantizer_kwargs, the code of an id must be what features are quantized to, got values that "
+            f"differ by {(decoded - quantized).abs().max():.2g}"
         )

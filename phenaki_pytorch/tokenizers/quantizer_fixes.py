@@ -28,10 +28,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
     sample_vectors_distributed,
 )
 
-
-def several_processes() -> bool:
-    """Whether this is one process of a distributed run."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from phenaki_pytorch.core.statistics import several_processes
 
 
 def codebooks_of(quantizer: nn.Module) -> list:

@@ -9,9 +9,9 @@ from typing import Unpack
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from phenaki_pytorch.core.checks import check_features, check_ids, check_pixels, free_to_look
+from phenaki_pytorch.core.checks import check_features, check_frames, check_ids, free_to_look, patches_of
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import through_call
 from phenaki_pytorch.core.saving import Pretrained
@@ -69,10 +69,7 @@ class VideoTokenizer(Pretrained):
         """The grid (h, w) of the ids of a time step."""
         height = self.image_size[0] if height is None else height
         width = self.image_size[1] if width is None else width
-        ph, pw = self.patch_size
-        if height < 1 or width < 1 or height % ph or width % pw:
-            raise ValueError(f"height and width must be multiples of the patch {ph}×{pw}, got {height}×{width}")
-        return height // ph, width // pw
+        return patches_of(height, width, self.patch_size)
 
     # loss
 
@@ -138,12 +135,24 @@ class VideoTokenizer(Pretrained):
         reconstruction = self.decode(self.encode(video)).clamp(0, 1)
         return rearrange(reconstruction, "b c 1 h w -> b c h w") if video.ndim == 4 else reconstruction
 
-    # the four parts
+    # the parts
 
     @through_call
     def features(self, video: Tensor) -> Tensor:
         """Video (b, c, f, h, w) or images in [0, 1] -> the features that the quantizer is given, (b, t, h, w, e)."""
         return self._encoded(self.check_video(video))
+
+    @through_call
+    def latents(self, video: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Video (b, c, f, h, w) or images in [0, 1] -> what the decoder reads, not rounded to a code, (b, t, h, w, e).
+
+        Continuous and float32, for a model of continuous latents: `decode_features` decodes them, where it need not be
+        able to decode `features`. Nothing is drawn, so `generator` is not used. See `Quantizer.continuous`.
+        """
+        features = self._encoded(self.check_video(video))
+        b, t, h, w, _ = features.shape
+        latents = self.quantizer.continuous(rearrange(features, "b t h w e -> b (t h w) e"))
+        return rearrange(latents, "b (t h w) e -> b t h w e", b=b, t=t, h=h, w=w)
 
     @torch.compiler.disable  # already here, so that the graph breaks once for this and the quantizer
     @through_call
@@ -164,7 +173,7 @@ class VideoTokenizer(Pretrained):
 
     @through_call
     def decode_features(self, features: Tensor) -> Tensor:
-        """Quantized features (b, t, h, w, e) -> video (b, c, f, height, width), not clamped."""
+        """Quantized features or `latents` (b, t, h, w, e) -> video (b, c, f, height, width), not clamped."""
         check_features(features, self.code_dim)
         return self._decoded(features)
 
@@ -198,16 +207,4 @@ class VideoTokenizer(Pretrained):
 
     def check_frames(self, video: Tensor) -> Tensor:
         """Refuse what are not frames, of any number; images come back as clips of one frame."""
-        if not video.is_floating_point():
-            raise TypeError(f"video must be floating point in [0, 1], got {video.dtype}")
-        if video.ndim == 4:
-            video = rearrange(video, "b c h w -> b c 1 h w")
-        if video.ndim != 5 or 0 in video.shape:
-            raise ValueError(
-                f"video must be (b, c, f, h, w), or images (b, c, h, w), none empty, got {tuple(video.shape)}"
-            )
-        if video.shape[1] != self.channels:
-            raise ValueError(f"video must have {self.channels} channels, got {video.shape[1]}")
-        self.frame_grid(*video.shape[3:])
-        check_pixels("video", video)
-        return video
+        return check_frames(video, self.channels, self.patch_size)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from phenaki_pytorch.core.checks import check_at_least, check_items
 from phenaki_pytorch.core.modules import CastingLinear, Checkpointing, through_call
+from phenaki_pytorch.core.statistics import Statistics
 from phenaki_pytorch.layers.axial_attention import AxialAttention
 from phenaki_pytorch.layers.convolutions3d import Convolution, DownConvolution, UpConvolution, strides_of_2
 from phenaki_pytorch.layers.positions import ConcatenatedPositions
-from phenaki_pytorch.tokenizers.data_variance import DataVariance
 from phenaki_pytorch.tokenizers.quantize import Quantizer
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
@@ -109,7 +109,7 @@ class VQVAE(VideoTokenizer):
     channels          of the video
     axial_attention   whether blocks attend along each axis; without it, they have no positions either
     data_variance     of the pixels in [0, 1], by which the pixels' term is divided (0.06 for BAIR in VideoGPT); None:
-                      measured over the first 100 batches in training mode (see `DataVariance`), and saved
+                      measured over the first 100 batches in training mode and saved
     quantizer         "ema" (VideoGPT's codebook of moving averages), "vq", "lfq", "fsq", "simvq", or a module
     quantizer_kwargs  further arguments of a quantizer that is given by its name
 
@@ -170,7 +170,7 @@ class VQVAE(VideoTokenizer):
         self.encoder = Encoder(**sizes, heads=heads, strides=layers)
         self.decoder = Decoder(**sizes, heads=heads, strides=layers)
         self.data_variance = data_variance
-        self.measured_variance = DataVariance() if data_variance is None else None
+        self.measured_variance = Statistics() if data_variance is None else None
         self.quantizer = Quantizer(quantizer, dim=code_dim, codebook_size=codebook_size, kwargs=quantizer_kwargs)
 
     # sizes
@@ -208,7 +208,9 @@ class VQVAE(VideoTokenizer):
     @through_call
     def pixel_scale(self) -> Tensor | float:
         """1 / variance of the data: the normalised error of its mean is 1. Until the variance is measured, 1."""
-        return 1 / self.data_variance if self.measured_variance is None else self.measured_variance()
+        if self.measured_variance is None:
+            return 1 / self.data_variance
+        return 1 / self.measured_variance().variance.clamp(min=1e-6)  # a video of one colour has no variance
 
     # inside
 

@@ -1,11 +1,11 @@
-"""ConditionalLayerNorm: gain and bias from a condition, at each step of the condition for its own tokens."""
+"""Gain and bias from a condition, at each step for its own tokens; shift, scale and gate of a branch."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from phenaki_pytorch.layers.modulation import ConditionalLayerNorm
+from phenaki_pytorch.layers.modulation import ConditionalLayerNorm, Modulation, ModulationTable, ToModulation
 
 
 def test_without_a_condition_it_is_a_layer_norm():
@@ -45,3 +45,44 @@ def test_constant_rows_have_finite_values_and_gradients(dim_condition):
     assert out.isfinite().all() and x.grad.isfinite().all()
     if dim_condition is None:
         assert not out.any()
+
+
+def test_each_vector_is_linear_in_the_silu_of_the_condition():
+    module, condition = ToModulation(4, 3), torch.randn(2, 5, 4)
+    out = module(condition)
+    assert out.shape == (2, 5, 3, 4)
+    for k in range(3):
+        rows = slice(4 * k, 4 * k + 4)
+        expected = F.linear(F.silu(condition), module.linear.weight[rows], module.linear.bias[rows])
+        torch.testing.assert_close(out[:, :, k], expected)
+
+
+@pytest.mark.parametrize("vectors", [3, 1])
+def test_a_table_adds_its_vectors_which_start_at_0(vectors):
+    module, shared = ModulationTable(4, 3), torch.randn(2, 5, vectors, 4)
+    assert torch.equal(module(shared), shared.expand(2, 5, 3, 4))
+    nn.init.normal_(module.table)
+    torch.testing.assert_close(module(shared) - shared, module.table.expand(2, 5, 3, 4))
+    module(shared).sum().backward()
+    assert torch.equal(module.table.grad, torch.full((3, 4), 10.0))
+
+
+def test_modulation_by_zeros_is_the_identity():
+    x, change, zeros = torch.randn(2, 5, 4), torch.randn(2, 5, 4), torch.zeros(2, 1, 4)
+    modulation = Modulation(zeros, zeros, zeros)
+    assert torch.equal(modulation.modulate(x), x)
+    assert torch.equal(modulation.add(x, change), x)
+
+
+def test_a_branch_without_modulation_reads_the_norm_and_is_added():
+    x, change = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    assert torch.equal(Modulation().modulate(x), x)
+    assert torch.equal(Modulation().add(x, change), x + change)
+
+
+def test_shift_scale_and_gate_act_as_in_the_equation():
+    x, change = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    shift, scale, gate = torch.randn(3, 2, 1, 4).unbind()
+    modulation = Modulation(shift, scale, gate)
+    torch.testing.assert_close(modulation.modulate(x), shift + (1 + scale) * x)
+    torch.testing.assert_close(modulation.add(x, change), x + gate * change)

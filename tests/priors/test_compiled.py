@@ -42,6 +42,7 @@ def test_a_maskgit_with_a_compiled_transformer_has_the_same_loss_for_any_batch_s
     assert graphs.seen and all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.usefixtures("einops_as_operations")
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_maskgit_with_a_compiled_transformer_generates_the_same_ids(graphs, inline):
     model = small_maskgit(dim_context=None)

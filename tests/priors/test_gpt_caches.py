@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import make_context, make_ids, tiny_gpt
-from gpt_models import ALL, GRID, every_combination, flat, generated, given_for, gpt_for
+from gpt_models import ALL, GRID, every_pair, flat, generated, given_for, gpt_for
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def assert_as_without_caches(model, ids, got, given, cond_scale=1.0, known=0):
     assert not torch.allclose(got[:, :-1], expected[:, 1:], atol=1e-2)
 
 
-@every_combination
+@every_pair
 def test_generation_with_caches_has_the_logits_of_one_pass(text, vector, frame_map, condition):
     combination = (text, vector, frame_map, condition)
     model = gpt_for(*combination)
@@ -34,7 +34,7 @@ def test_generation_with_caches_has_the_logits_of_one_pass(text, vector, frame_m
         assert_as_without_caches(model, *generated(model, GRID, given, batch_size=b), given)
 
 
-@every_combination
+@every_pair
 def test_grids_longer_than_trained_go_on_from_the_last_time_steps(text, vector, frame_map, condition):
     combination = (text, vector, frame_map, condition)
     model, given = gpt_for(*combination), given_for(*combination, t=6)
@@ -43,9 +43,15 @@ def test_grids_longer_than_trained_go_on_from_the_last_time_steps(text, vector, 
     assert_as_without_caches(model, ids, logits, given)
 
 
-@pytest.mark.parametrize("condition", [None, "constant", "steps"])
-@pytest.mark.parametrize("scale", [0.0, 3.0])
-@pytest.mark.parametrize("t, known", [(3, 0), (3, 2), (6, 4)])
+# Each condition with each length, and each of them with both scales.
+GUIDED = [
+    (condition, (0.0, 3.0)[(i + j) % 2], *lengths)
+    for i, condition in enumerate((None, "constant", "steps"))
+    for j, lengths in enumerate([(3, 0), (3, 2), (6, 4)])
+]
+
+
+@pytest.mark.parametrize("condition, scale, t, known", GUIDED)
 def test_guided_generation_has_the_logits_of_one_guided_pass(condition, scale, t, known):
     combination = (True, True, True, condition)
     model, given = gpt_for(*combination), given_for(*combination, t=t)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from conftest import make_ids, tiny_vqvae
-from gpt_models import ALL, GRID, every_combination, flat, given_for, gpt_for
+from gpt_models import ALL, GRID, every_pair, flat, given_for, gpt_for
 
 
-@every_combination
+@every_pair
 @torch.no_grad()
 def test_an_id_changes_the_logits_after_it_and_no_others(text, vector, frame_map, condition):
     combination = (text, vector, frame_map, condition)
@@ -21,7 +21,7 @@ def test_an_id_changes_the_logits_after_it_and_no_others(text, vector, frame_map
         assert not changed[1].any()
 
 
-@every_combination
+@every_pair
 @pytest.mark.parametrize("code_dim", [None, 8])
 def test_the_gradient_of_a_logit_reaches_every_earlier_id_and_no_other(text, vector, frame_map, condition, code_dim):
     combination = (text, vector, frame_map, condition)

@@ -69,6 +69,7 @@ def test_under_bfloat16_autocast_the_loss_stays_near_and_caches_change_little():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.usefixtures("einops_as_operations")
 def test_the_compiled_transformer_has_the_same_loss_and_gradients_without_a_graph_break():
     torch._dynamo.reset()
     model, given, ids = gpt_for(*ALL, depth=1), given_for(*ALL), make_ids(grid=GRID)
@@ -84,6 +85,7 @@ def test_the_compiled_transformer_has_the_same_loss_and_gradients_without_a_grap
     torch.testing.assert_close(results(), eager)
 
 
+@pytest.mark.usefixtures("einops_as_operations")
 def test_the_compiled_transformer_generates_the_same_ids():
     torch._dynamo.reset()
     combination = (False, True, False, "steps")

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from vector_quantize_pytorch import VectorQuantize
 
 from conftest import QUANTIZERS, same_state, state, tiny_cvivit
@@ -52,6 +53,22 @@ def test_values_that_could_not_train_are_refused(quantizer, kwargs, message):
 )
 def test_another_layout_is_refused_when_it_is_built(quantizer, kwargs):
     with pytest.raises(ValueError, match=r"one id per token|cannot be quantized"):
+        tiny_cvivit(quantizer=quantizer, quantizer_kwargs=kwargs)
+
+
+@pytest.mark.parametrize(
+    "quantizer, kwargs",
+    [
+        ("ema", {"affine_param": True}),
+        ("vq", {"affine_param": True, "use_cosine_sim": False}),
+        (
+            "vq",
+            {"vq_bridge": nn.Linear(8, 8), "use_cosine_sim": False, "learnable_codebook": True, "ema_update": False},
+        ),
+    ],
+)
+def test_codes_that_are_not_what_features_are_quantized_to_are_refused(quantizer, kwargs):
+    with pytest.raises(ValueError, match="the code of an id must be what features are quantized to"):
         tiny_cvivit(quantizer=quantizer, quantizer_kwargs=kwargs)
 
 

@@ -1,0 +1,340 @@
+"""Latte: latent diffusion. A codec, a LatteTransformer that removes noise from its latents, and classes or a text.
+
+    training      video -> latents + noise; the loss is that of the noise which the transformer predicts
+    generation    noise -> latents -> video; a longer video goes on from its own last frames, encoded again
+
+Ma et al. 2024, https://arxiv.org/abs/2401.03048. There the codec is an image VAE (`ImageVAE`); here any tokenizer will
+do. Frames to go on from, and so videos longer than a window, are not in the paper: their latents, with as much noise
+as the sample has, take the place of the sample's first time steps at each step of sampling.
+
+b = batch · c = channels · f = frames · t, h, w = grid of latents · e = code_dim · i = images of each clip
+m = text tokens · d = width of the text embeddings
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from phenaki_pytorch.conditions.texts import Texts, padded_to_one_length
+from phenaki_pytorch.core.checks import (
+    batch_of,
+    check_at_least,
+    check_classes,
+    check_features,
+    check_same,
+    common_batch,
+)
+from phenaki_pytorch.core.contracts import Denoiser, TextEncoder
+from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
+from phenaki_pytorch.core.saving import CONFIG, Stage, built, read_config, write_config
+from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
+from phenaki_pytorch.diffusion.options import DiffusionOptions, diffusion_options, sample
+from phenaki_pytorch.diffusion.process import Diffusion, DiffusionLosses
+from phenaki_pytorch.diffusion.samplers import guided
+from phenaki_pytorch.diffusion.standardisation import Standardisation
+from phenaki_pytorch.first_stage import KINDS, frozen_codec, kind_of, load_tokenizer, save_tokenizer
+from phenaki_pytorch.layers.texts import check_context
+from phenaki_pytorch.long_video import LongVideo, Window, concatenated
+from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
+
+PARTS = {"codec": KINDS}
+
+
+class Latte(System):
+    """Learns from videos, and from images beside them, and generates video from classes, texts or nothing.
+
+    codec         ImageVAE, CViViT, VQGAN, VQVAE, or any module with latents, decode_features, grid, num_frames and
+                  code_dim; trained. It is frozen here: in eval mode for good, its parameters without gradient
+    transformer   the LatteTransformer to train; a window, the video of one pass, has its grid
+    text_encoder  as in `Phenaki`; None where text embeddings are given, or the transformer reads no text
+    standardise   give each channel of the latents mean 0 and variance 1, by what the first 100 batches of training
+                  measure; False: leave them as they are, as the published weights have them behind an `ImageVAE`
+
+    Raises ValueError where the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        codec: nn.Module,
+        transformer: nn.Module,
+        text_encoder: str | TextEncoder | None = None,
+        standardise: bool = True,
+    ):
+        super().__init__()
+        if not isinstance(uncompiled(transformer), LatteTransformer):
+            raise TypeError(f"transformer must be a LatteTransformer, got a {type(transformer).__name__}")
+        self.codec = frozen_codec(codec, transformer)
+        self.transformer = transformer
+        self.standardise = standardise
+        self.standardisation = Standardisation(code_dim=codec.code_dim)
+        self.diffusion = Diffusion()
+        self._long_video = LongVideo(codec, transformer.grid)
+        self._texts = Texts(text_encoder, transformer.dim_context)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.transformer.placement().device
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, None where the model reads none."""
+        return self.transformer.num_classes
+
+    def train(self, mode: bool = True) -> "Latte":
+        """Set the mode of the transformer; the codec stays in eval mode."""
+        super().train(mode)
+        self.codec.eval()
+        return self
+
+    # loss
+
+    @through_call
+    def losses(
+        self,
+        videos: Tensor | None = None,
+        *,
+        latents: Tensor | None = None,
+        classes: Tensor | None = None,
+        texts: Sequence | None = None,
+        text_embeds: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        image_latents: Tensor | None = None,
+        image_classes: Tensor | None = None,
+        image_text_embeds: Tensor | None = None,
+        image_text_mask: Tensor | None = None,
+    ) -> DiffusionLosses:
+        """The loss of videos, and of the images that are trained beside each.
+
+        videos             (b, c, f, h, w) or images (b, c, h, w) in [0, 1], or instead
+        latents            (b, t, h, w, e), what `codec.latents` gave for them
+        classes            int64 (b,)
+        texts              b captions, or instead
+        text_embeds        (b, m, d) and text_mask, bool (b, m), what the text encoder gave for them
+        images             (b, i, c, h, w) in [0, 1], i images for each video, drawn independently of it, or instead
+        image_latents      (b, i, h, w, e)
+        image_classes      int64 (b, i)
+        image_text_embeds  (b, i, m, d) and image_text_mask, bool (b, i, m); another m than that of the videos' will do
+
+        Each image counts as much as a time step of the video. Raises ValueError for a condition that is missing, not
+        asked for, or does not fit.
+        """
+        latents = self._latents(videos, latents, names=("videos", "latents"))
+        context, context_mask = self._text(texts, text_embeds, text_mask)
+        if self.training and self.standardise:
+            self.standardisation.measure(latents)
+        given = {"classes": self._moved(classes), "context": context, "context_mask": context_mask}
+        if images is not None or image_latents is not None:
+            pictures = self._image_latents(images, image_latents, like=latents)
+            latents = torch.cat((latents, pictures), dim=1)
+            given |= {"images": pictures.shape[1], "image_classes": self._moved(image_classes)}
+            texts = padded_to_one_length(context, context_mask, image_text_embeds, image_text_mask)
+            given |= dict(zip(("context", "context_mask", "image_context", "image_context_mask"), texts))
+        elif not (image_classes is None and image_text_embeds is None and image_text_mask is None):
+            raise ValueError("expected images or image_latents with conditions of images, got neither")
+        return self.diffusion.losses(partial(self.transformer, **given), self.standardisation.standardised(latents))
+
+    # generation
+
+    @torch.no_grad()
+    @through_call
+    def generate(
+        self,
+        texts: str | Sequence | None = None,
+        *,
+        num_frames: int,
+        batch_size: int = 1,
+        classes: Tensor | None = None,
+        prime_frames: Tensor | None = None,
+        overlap: int | None = None,
+        text_embeds: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        **sampling: Unpack[DiffusionOptions],
+    ) -> Tensor:
+        """Generate `num_frames` ≥ 1 new frames: (b, c, num_frames, h, w), in [0, 1].
+
+        classes       int64 (b,)
+        prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to animate. Of fewer frames than a window the
+                      last ones are used, as many as the codec takes; of more the last `overlap`
+        overlap       frames that each further window shares with those before, in a number that the codec takes; None:
+                      5, or the most below it that fits
+        texts, text_embeds, text_mask   as in `losses`; one caption or b of them
+        batch_size    how many videos to generate where nothing above says it
+        sampling      see `DiffusionOptions`
+
+        Whole windows are sampled and cut to the count. Raises ValueError where a size or value does not fit.
+        """
+        options = diffusion_options(sampling)
+        check_at_least(1, num_frames=num_frames)
+        given, batch_size = self._conditions(texts, text_embeds, text_mask, classes, batch_size, prime_frames)
+        if prime_frames is not None:
+            prime_frames = self._long_video.check_prime(prime_frames, batch_size).to(self._device)
+        model = self._denoiser(options["cond_scale"], batch_size, given)
+
+        def sample_window(window: Window) -> Tensor:
+            known = window.frames
+            if known is not None:
+                known = self.standardisation.standardised(self.codec.latents(known, generator=options["generator"]))
+            return self._sampled(model, batch_size, self.transformer.grid, options, known)
+
+        with in_eval_mode(self.transformer):
+            windows = self._long_video.generate(sample_window, num_frames, prime_frames=prime_frames, overlap=overlap)
+            return concatenated(windows, num_frames)
+
+    @torch.no_grad()
+    @through_call
+    def generate_images(
+        self,
+        texts: str | Sequence | None = None,
+        *,
+        batch_size: int = 1,
+        classes: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        **sampling: Unpack[DiffusionOptions],
+    ) -> Tensor:
+        """Generate images, (b, c, h, w) in [0, 1]: videos of one frame. Arguments as in `generate`.
+
+        For a model that was trained on images, too. Raises ValueError where the codec takes no single frames.
+        """
+        options, grid = diffusion_options(sampling), self.codec.grid(1)
+        given, batch_size = self._conditions(texts, text_embeds, text_mask, classes, batch_size)
+        model = self._denoiser(options["cond_scale"], batch_size, given)
+        with in_eval_mode(self.transformer):
+            video = self._sampled(model, batch_size, grid, options)
+        return rearrange(video.clamp(0, 1), "b c 1 h w -> b c h w")
+
+    def _sampled(
+        self,
+        model: Denoiser,
+        batch_size: int,
+        grid: tuple[int, int, int],
+        options: DiffusionOptions,
+        prime_latents: Tensor | None = None,
+    ) -> Tensor:
+        """Videos of a grid, (b, c, f, h, w), not clamped."""
+        like = self.transformer.placement()
+        shape = (batch_size, *grid, self.transformer.code_dim)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        noise = torch.randn(shape, generator=options["generator"], device=like.device, dtype=dtype)
+        latents = sample(model, noise, self.diffusion, options, prime_latents)
+        return self.codec.decode_features(self.standardisation.restored(latents))
+
+    def _denoiser(self, cond_scale: float, batch_size: int, given: dict[str, Tensor | None]) -> Denoiser:
+        """The transformer with its conditions, guided where there are some."""
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given or cond_scale == 1:
+            return partial(self.transformer, **given)
+        twice = {name: torch.cat((value, value)) for name, value in given.items()}
+        dropped = torch.arange(2 * batch_size, device=self._device) >= batch_size
+        return guided(partial(self.transformer, **twice, dropped=dropped), cond_scale)
+
+    # latents
+
+    def _latents(self, videos: Tensor | None, latents: Tensor | None, *, names: tuple[str, str]) -> Tensor:
+        """Latents (b, t, h, w, e) of videos, or those that are given, on the transformer's device."""
+        if (videos is None) == (latents is None):
+            got = "none" if videos is None else "both"
+            raise ValueError(f"expected either {' or '.join(names)}, got {got}")
+        if videos is not None:
+            with torch.no_grad():
+                latents = self.codec.latents(videos)
+        check_features(latents, self.transformer.code_dim, name=names[1])
+        return latents.to(self._device)
+
+    def _image_latents(self, images: Tensor | None, image_latents: Tensor | None, *, like: Tensor) -> Tensor:
+        """Latents of i images of each of b clips, (b, i, h, w, e), of the size of the clips' latents, `like`."""
+        for name, given in (("images", images), ("image_latents", image_latents)):
+            if given is not None and (given.ndim != 5 or len(given) != len(like)):
+                raise ValueError(f"{name} must be ({len(like)}, i, ...), 5 axes in all, got {tuple(given.shape)}")
+        if images is not None:
+            images = rearrange(images, "b i c h w -> (b i) c 1 h w")
+        if image_latents is not None:
+            image_latents = rearrange(image_latents, "b i h w e -> (b i) 1 h w e")
+        latents = self._latents(images, image_latents, names=("images", "image_latents"))
+        if latents.shape[2:] != like.shape[2:]:
+            raise ValueError(
+                f"images must have the size of the videos, latents of {tuple(like.shape[2:4])}, "
+                f"got {tuple(latents.shape[2:4])}"
+            )
+        return rearrange(latents, "(b i) 1 h w e -> b i h w e", b=len(like))
+
+    # conditions
+
+    def _conditions(
+        self,
+        texts: str | Sequence | None,
+        text_embeds: Tensor | None,
+        text_mask: Tensor | None,
+        classes: Tensor | None,
+        batch_size: int,
+        prime_frames: Tensor | None = None,
+    ) -> tuple[dict[str, Tensor | None], int]:
+        """What the transformer is told of the videos to generate, and their number."""
+        context, context_mask = self._text(texts, text_embeds, text_mask)
+        if context is None:
+            batch_size = common_batch(batch_size, classes, prime_frames)
+        batch_size = batch_of(batch_size, context)
+        if (classes is None) != (self.num_classes is None):
+            expected, got = ("some", "none") if classes is None else ("no", "some")
+            raise ValueError(f"expected {expected} classes, got {got}")
+        if classes is not None:
+            check_classes(classes, self.num_classes, (batch_size,))
+        return {"classes": self._moved(classes), "context": context, "context_mask": context_mask}, batch_size
+
+    def _text(
+        self, texts: str | Sequence | None, embeds: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Embeddings (b, m, d) and their mask, bool (b, m), or None, None where the model reads no text."""
+        context, context_mask = self._texts.read(texts, embeds, mask, like=self.transformer.placement())
+        if context is not None:
+            context_mask = check_context(context, context_mask, self.transformer.dim_context, len(context))
+        return context, context_mask
+
+    def _moved(self, classes: Tensor | None) -> Tensor | None:
+        return None if classes is None else classes.to(self._device)
+
+    # saving
+
+    def write_to(self, directory: Path, stage: Stage) -> None:
+        """Write config.json and, each in a directory of its own, `codec/`, `transformer/` and `standardisation/`.
+
+        Modules of the user's own, an image VAE among them, are left out, with a warning that names them; they have to
+        be passed to `from_pretrained` again.
+        """
+        config = {
+            "codec": kind_of(self.codec),
+            "text_encoder": self._texts.config(self.GIVEN),
+            "standardise": self.standardise,
+        }
+        write_config(directory, config, stage)
+        save_tokenizer(self.codec, directory / "codec", stage)
+        uncompiled(self.transformer).write_to(directory / "transformer", stage)
+        self.standardisation.write_to(directory / "standardisation", stage)
+        warn_of_parts(directory, config, PARTS)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **given: object) -> "Latte":
+        """Build what `save_pretrained` wrote, on the CPU.
+
+        `given`: `codec`, `text_encoder` where they were the user's own, `quantizer` if the codec's was.
+        """
+        quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
+        config = read_config(directory, cls.GIVEN, given)
+        check_parts(directory, config, given, PARTS, more=["standardise"])
+        config["codec"] = load_tokenizer(config["codec"], Path(directory) / "codec", quantizer)
+        encoder = saved_text_encoder(directory, config)
+        del config["text_encoder"]
+        transformer = LatteTransformer.from_pretrained(Path(directory) / "transformer")
+        latte = built(cls, Path(directory) / CONFIG, {**config, **encoder, "transformer": transformer})
+        latte.standardisation = Standardisation.from_pretrained(Path(directory) / "standardisation")
+        check_same(
+            latte.standardisation, transformer, "code_dim", message="the standardisation's {} must be that of the model"
+        )
+        return latte
