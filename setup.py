@@ -32,6 +32,7 @@ setup(
     extras_require={
         "examples": EXAMPLES,
         "doom": [*EXAMPLES, "vizdoom>=1.3"],
+        "vae": [*EXAMPLES, "diffusers>=0.42"],
         "test": [
             *EXAMPLES,
             "diffusers>=0.42",

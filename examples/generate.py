@@ -1,4 +1,4 @@
-"""Video from a trained model: of a Phenaki or a VideoGPT, told by texts, classes, actions, a picture or nothing.
+"""Video from a trained model: a Phenaki, a VideoGPT or a Latte, told by texts, classes, actions, a picture or nothing.
 
     python examples/generate.py
     python examples/generate.py "a red circle moves left" --out circle
@@ -48,11 +48,11 @@ from data.runs import (
     tokenizer_of,
     unknown_words,
 )
-from data.sampling import add_sampling, asked_sampling, check_sampling, kind_of, planned_sampling
+from data.sampling import Model, add_sampling, asked_sampling, check_sampling, kind_of, planned_sampling
 from data.timeline import read_timeline
 from data.video_reader import read_video
 from data.word_vectors import words_of
-from phenaki_pytorch import Phenaki, VideoGPT
+from phenaki_pytorch import VideoGPT
 from phenaki_pytorch.core.contracts import Lengths
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
@@ -68,7 +68,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("prompts", nargs="*", help="one for each scene: a text or a class; none for a model that reads neither")
-    add("--model", type=path, default=PRETRAINED, help="the folder model/ that train_prior.py or train.py left")
+    add("--model", type=path, default=PRETRAINED, help="the folder model/ that a training left")
     add("--out", type=path, default=Path("runs/video"), help="OUT.mp4, OUT.gif, OUT.png; default: %(default)s")
     add("--count", type=integer(), default=1, help="number of samples")
     add("--seed", type=SEED, default=0)
@@ -115,7 +115,7 @@ def check_out(args: argparse.Namespace) -> None:
             raise ValueError(f"{file} is the file that is given and would be replaced: expected another --out")
 
 
-def check_told(args: argparse.Namespace, model: Phenaki | VideoGPT) -> None:
+def check_told(args: argparse.Namespace, model: Model) -> None:
     """Refuse prompts, actions and pictures that do not go with the model."""
     names = labels_of(args.model, model)
     if bool(args.prompts) == (model.text_encoder is None and not names.classes):
@@ -156,7 +156,7 @@ def check_words(args: argparse.Namespace) -> None:
 # arguments that are not given
 
 
-def fill_in(args: argparse.Namespace, plan: dict, model: Phenaki | VideoGPT) -> None:
+def fill_in(args: argparse.Namespace, plan: dict, model: Model) -> None:
     """Fill in the arguments that are not given: the training's, or else the paper's. ValueError for wrong ones."""
     height, width = tokenizer_of(model).image_size
     odd = height % 2 or width % 2
@@ -180,7 +180,7 @@ def fill_in(args: argparse.Namespace, plan: dict, model: Phenaki | VideoGPT) -> 
         raise ValueError(f"an mp4 of {width} × {height} pixels needs an even --scale, got {args.scale}")
 
 
-def check_overlap(args: argparse.Namespace, model: Phenaki | VideoGPT) -> int:
+def check_overlap(args: argparse.Namespace, model: Model) -> int:
     """The frames that each scene shares with those before; 0 where there is one scene and nothing before it."""
     fitting = lengths_up_to(tokenizer_of(model), model.window - 1)
     if args.overlap is not None and args.overlap not in fitting:
@@ -209,7 +209,7 @@ def last_frames(file: Path, count: int, *, lengths: Lengths, size: tuple[int, in
     return read_video(file, size=size, num_frames=count, start=start, **rate)
 
 
-def read_given(args: argparse.Namespace, plan: dict, model: Phenaki | VideoGPT) -> tuple[Tensor | None, float]:
+def read_given(args: argparse.Namespace, plan: dict, model: Model) -> tuple[Tensor | None, float]:
     """The frames to begin with, (b, c, f, h, w), at the rate of the training; and the rate to write at."""
     frames, fps, size = None, args.fps or 8.0, tokenizer_of(model).image_size
     if args.image and tokenizer_of(model).num_frames(1) == 1:
@@ -224,7 +224,7 @@ def read_given(args: argparse.Namespace, plan: dict, model: Phenaki | VideoGPT) 
 # scenes
 
 
-def frame_counts(args: argparse.Namespace, model: Phenaki | VideoGPT, scenes: int, known: int) -> list[int]:
+def frame_counts(args: argparse.Namespace, model: Model, scenes: int, known: int) -> list[int]:
     """New frames of each scene: as asked for, or those of one window that begins with `known` frames."""
     if args.frames is None:
         return [model.window - known, *[model.window - args.overlap] * (scenes - 1)]
@@ -233,14 +233,12 @@ def frame_counts(args: argparse.Namespace, model: Phenaki | VideoGPT, scenes: in
     return args.frames * scenes if len(args.frames) == 1 else args.frames
 
 
-def reads_frames(model: Phenaki | VideoGPT) -> bool:
+def reads_frames(model: Model) -> bool:
     """Whether the model is told the first frame."""
     return isinstance(model, VideoGPT) and model.frame_encoder is not None
 
 
-def told_of(
-    args: argparse.Namespace, model: Phenaki | VideoGPT, prompt: str | None, *, known: int, count: int
-) -> dict[str, object]:
+def told_of(args: argparse.Namespace, model: Model, prompt: str | None, *, known: int, count: int) -> dict[str, object]:
     """What the model is told of a scene of `count` new frames after `known` ones, beside these."""
     names, told = labels_of(args.model, model), {}
     if model.text_encoder is not None:
@@ -257,7 +255,7 @@ def told_of(
     return told
 
 
-def generate_scenes(args: argparse.Namespace, model: Phenaki | VideoGPT, given: Tensor | None) -> list[Scene]:
+def generate_scenes(args: argparse.Namespace, model: Model, given: Tensor | None) -> list[Scene]:
     """The given frames, if any, and the new frames of each scene, which goes on from the last --overlap frames."""
     prompts = args.prompts or [None]
     scenes = [] if given is None else [("given", given)]

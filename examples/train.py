@@ -21,7 +21,7 @@ from accelerate import PartialState
 from data.flags import given_names, integer, mistakes_in_one_line, number, path, refuse_idle
 from training.arguments import SEED, add_overwrite, new_parser, prior_arguments, tokenizer_arguments
 from training.plans import extended, follow, parsed_again, planned_of, read_saved, write_object
-from training.prior import train_prior
+from training.second_stage import train_second_stage
 from training.stage import STAGES, STOPPED, check_held, one_run
 from training.tokenizer import train_tokenizer
 
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             first, second = stages(args)
             remember(args)
             train_tokenizer(first)
-            train_prior(second, began=began)
+            train_second_stage(second, began=began)
 
 
 if __name__ == "__main__":

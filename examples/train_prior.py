@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from data.flags import mistakes_in_one_line
 from training.arguments import prior_arguments
-from training.prior import train_prior
+from training.second_stage import train_second_stage
 from training.stage import STOPPED, one_run
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with mistakes_in_one_line(__file__, STOPPED):
         args = prior_arguments(argv, __doc__)
         with one_run(args.out):
-            train_prior(args)
+            train_second_stage(args)
 
 
 if __name__ == "__main__":

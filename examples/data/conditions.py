@@ -66,7 +66,11 @@ class Conditions:
 
     def collate(self, items: list[dict]) -> dict[str, Tensor]:
         """Items of `Encoded` -> arguments of the loss of a VideoGPT, and of a Phenaki but for `prime_steps`."""
-        batch = {"video_ids": torch.stack([item["ids"] for item in items])}
+        return {"video_ids": torch.stack([item["latents"] for item in items]), **self.given(items)}
+
+    def given(self, items: list[dict]) -> dict[str, Tensor]:
+        """Items of `Encoded` -> what the model is given beside the latents."""
+        batch = {}
         if "text" in self.names:
             batch["text_embeds"], batch["text_mask"] = self.texts([item["caption"] for item in items])
         if "classes" in self.names:

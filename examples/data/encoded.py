@@ -1,6 +1,6 @@
-"""The data of the second stage: clips as ids, which are computed once, with what a prior is told of them.
+"""The data of the second stage: clips as ids or continuous latents, which are computed once, with what is told of them.
 
-b = batch · f = frames · t, h, w = grid of ids · a = actions
+b = batch · f = frames · t, h, w = grid of the latents · e = channels of continuous latents
 """
 
 import random
@@ -17,9 +17,9 @@ ENCODE_BATCH = 50
 
 
 class Encoded(Dataset):
-    """Encoded clips: {"ids": int64 (t, h, w), "caption": str, "prime_steps": int}, and what else is `told` of each.
+    """Encoded clips: {"latents": Tensor, "caption": str, "prime_steps": int}, and what else is `told` of each.
 
-    ids          (n, t, h, w)
+    latents      ids (n, t, h, w), of which an item has int64, or continuous ones (n, t, h, w, e), float32 in an item
     captions     t of each clip: the first is that of the whole clip, number k of what follows its first k time steps
     told         further tensors by name, with one row for each clip
     prime_prob   share of the draws that are continuations: their first 1 to t − 1 time steps are given, not generated
@@ -31,26 +31,28 @@ class Encoded(Dataset):
 
     def __init__(
         self,
-        ids: Tensor,
+        latents: Tensor,
         captions: list[list[str]],
         *,
         told: Mapping[str, Tensor] | None = None,
         prime_prob: float = 0.0,
         seed: int = 0,
     ):
-        self.ids, self.captions, self.told = ids, captions, dict(told or {})
+        self.latents, self.captions, self.told = latents, captions, dict(told or {})
         self.prime_prob, self.seed = prime_prob, seed
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.latents)
 
     def __getitem__(self, index: int) -> dict:
         told = {name: values[index] for name, values in self.told.items()}
-        return {"ids": self.ids[index].long(), "caption": self.captions[index][0], "prime_steps": 0, **told}
+        latents = self.latents[index]
+        latents = latents.float() if latents.is_floating_point() else latents.long()
+        return {"latents": latents, "caption": self.captions[index][0], "prime_steps": 0, **told}
 
     def draw(self, index: int, epoch: int) -> dict:
         """An item as training reads it, a function of (seed, index, epoch) alone."""
-        rng, item, steps = random.Random(f"{self.seed} {index} {epoch}"), self[index], self.ids.shape[1]
+        rng, item, steps = random.Random(f"{self.seed} {index} {epoch}"), self[index], self.latents.shape[1]
         if steps == 1 or rng.random() >= self.prime_prob:
             return item
         given, captions = rng.randint(1, steps - 1), self.captions[index]
@@ -66,10 +68,16 @@ class Encoded(Dataset):
         parts = []
         for part in (slice(count), slice(count, None)):
             told = {name: values[part] for name, values in self.told.items()}
-            parts.append(type(self)(self.ids[part], self.captions[part], told=told, **options))
+            parts.append(type(self)(self.latents[part], self.captions[part], told=told, **options))
         return tuple(parts)
 
 
+def compact(latents: Tensor) -> Tensor:
+    """Latents in half of their bits, on the CPU."""
+    return latents.to(torch.float16 if latents.is_floating_point() else torch.int32).cpu()
+
+
+@torch.no_grad()
 def encode_all(
     tokenizer: Tokenizer,
     dataset: Dataset,
@@ -77,23 +85,43 @@ def encode_all(
     *,
     seed: int,
     device: torch.device,
+    encode: Callable[[Tensor], Tensor] | None = None,
     prime_prob: float = 0.0,
     tell: Callable[[list[dict]], dict[str, Tensor]] | None = None,
 ) -> Encoded:
     """Encode at least `count` items of a video data set, in the order of `Batches`.
 
-    The one caption of an item without "captions_after" is used for every continuation. `tell` turns items into what
-    else is told of them.
+    encode  videos -> ids or continuous latents; default: the tokenizer's ids. Kept as int32 or float16
+    tell    items -> what else is told of them
+
+    The one caption of an item without "captions_after" is used for every continuation.
     """
+    encode = encode or tokenizer.encode
     batches = Batches([Source(dataset, 1.0, ENCODE_BATCH)], list, seed=seed, steps=-(-count // ENCODE_BATCH))
-    ids, captions, told = [], [], []
+    latents, captions, told = [], [], []
     for items in (batches[step] for step in range(len(batches))):
         videos, texts = stack_clips(items)
-        ids.append(tokenizer.encode(videos.to(device)).int().cpu())
+        latents.append(compact(encode(videos.to(device))))
         told.append({} if tell is None else tell(items))
-        lengths = [tokenizer.num_frames(steps) for steps in range(1, ids[-1].shape[1])]
+        lengths = [tokenizer.num_frames(steps) for steps in range(1, latents[-1].shape[1])]
         for item, text in zip(items, texts):
             after = item.get("captions_after")
             captions.append([text, *(text if after is None else after[frames - 1] for frames in lengths)])
     told = {name: torch.cat([each[name] for each in told]) for name in told[0]}
-    return Encoded(torch.cat(ids), captions, told=told, prime_prob=prime_prob, seed=seed)
+    return Encoded(torch.cat(latents), captions, told=told, prime_prob=prime_prob, seed=seed)
+
+
+class WithImages(Dataset):
+    """Encoded clips, each with `count` images that are drawn independently: items have {"images": their items} too."""
+
+    def __init__(self, clips: Encoded, images: Encoded, count: int):
+        self.clips, self.images, self.count = clips, images, count
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def draw(self, index: int, epoch: int) -> dict:
+        """An item as training reads it, a function of (seed, index, epoch) alone."""
+        rng = random.Random(f"images {self.clips.seed} {index} {epoch}")
+        images = [self.images[rng.randrange(len(self.images))] for _ in range(self.count)]
+        return self.clips.draw(index, epoch) | {"images": images}

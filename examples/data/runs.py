@@ -1,10 +1,10 @@
 """What a training leaves behind: the model, its plan.json and its curves.
 
-OUT/model/                  what `Phenaki.from_pretrained` or `VideoGPT.from_pretrained` reads
-OUT/model/cvivit            the tokenizer, a CViViT; OUT/model/tokenizer one of another kind
-OUT/plan.json               the arguments of train_prior.py, the words of its captions
+OUT/model/                  what the `from_pretrained` of Phenaki, VideoGPT or Latte reads
+OUT/model/cvivit            the tokenizer, a CViViT; OUT/model/tokenizer one of another kind, OUT/model/codec of a Latte
+OUT/plan.json               the arguments of train_prior.py or train_diffusion.py, the words of the captions
 OUT/tokenizer/plan.json     the arguments of train_tokenizer.py
-OUT/STAGE/curves.csv        the curves of a stage, "tokenizer" or "maskgit" or "gpt"
+OUT/STAGE/curves.csv        the curves of a stage, "tokenizer" or "maskgit" or "gpt" or "latte"
 """
 
 import csv
@@ -19,17 +19,19 @@ import torch
 from data.clip_arguments import MAX_FPS, MIN_FPS
 from data.flags import integer, number
 from data.outputs import written
-from data.sampling import planned_sampling
+from data.sampling import Model, planned_sampling
+from data.vae import load_vae
 from data.word_vectors import WordVectors, words_of
-from phenaki_pytorch import GPT, CViViT, MaskGit, Phenaki, VideoGPT
+from phenaki_pytorch import GPT, CViViT, ImageVAE, Latte, LatteTransformer, MaskGit, Phenaki, VideoGPT
 from phenaki_pytorch.first_stage import KINDS
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained" / "model"
 
-# The systems, and what each calls its prior and its tokenizer.
-SYSTEMS = {Phenaki: "maskgit", VideoGPT: "gpt"}
-PARTS = {Phenaki: "cvivit", VideoGPT: "tokenizer"}
+# The systems, and what each calls its second stage, the network of it, and its first stage.
+SYSTEMS = {Phenaki: "maskgit", VideoGPT: "gpt", Latte: "latte"}
+NETWORKS = {Phenaki: "maskgit", VideoGPT: "gpt", Latte: "transformer"}
+PARTS = {Phenaki: "cvivit", VideoGPT: "tokenizer", Latte: "codec"}
 
 RATE = number(at_least=MIN_FPS, at_most=MAX_FPS)  # a `type` for argparse: frames per second
 SEED = integer(at_least=0, at_most=2**63 - 1)  # a `type` for argparse: the seeds that torch and Python both take
@@ -52,25 +54,25 @@ def read_json(path: Path) -> dict:
 # models
 
 
-def load_model(folder: Path) -> Phenaki | VideoGPT:
+def load_model(folder: Path) -> Model:
     """The model of a folder, on a GPU if there is one, with the tokenizer and text encoder it was trained with.
 
-    A model without a tokenizer of its own shares that of another: its plan says where it lies. Raises ValueError for a
-    folder without a model, and for a text encoder that is unknown here.
+    A model without a tokenizer of its own shares that of another, or has an image VAE: its plan says where it lies.
+    Raises ValueError for a folder without a model, and for a text encoder that is unknown here.
     """
     config, own = folder / "config.json", {}
     saved = read_json(config) if config.is_file() else {}
     system = next((system for system, part in PARTS.items() if part in saved), None)
-    if system is None or not (folder / SYSTEMS[system] / "config.json").is_file():
-        what = "the folder model/ that train_prior.py left in its --out"
+    if system is None or not (folder / NETWORKS[system] / "config.json").is_file():
+        what = "the folder model/ that train_prior.py or train_diffusion.py left in its --out"
         raise ValueError(f"no model in {folder}: expected {_inside(folder) or what}")
     if saved.get("text_encoder") == system.GIVEN:
-        words, width = WordVectors(), read_json(folder / SYSTEMS[system] / "config.json").get("dim_context")
+        words, width = WordVectors(), read_json(folder / NETWORKS[system] / "config.json").get("dim_context")
         if isinstance(width, int) and words.dim != width:  # other configs are refused when it is built
             raise ValueError(f"the model in {folder} was trained with another text encoder, {width} wide")
         own["text_encoder"] = words
     if saved[PARTS[system]] == system.GIVEN:
-        own[PARTS[system]] = load_tokenizer(folder)
+        own[PARTS[system]] = load_codec(folder)
     return system.from_pretrained(folder, **own).eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -82,19 +84,25 @@ def load_phenaki(folder: Path) -> Phenaki:
     return model
 
 
-def tokenizer_of(model: Phenaki | VideoGPT) -> VideoTokenizer:
-    """The tokenizer of a model."""
+def tokenizer_of(model: Model) -> VideoTokenizer | ImageVAE:
+    """The first stage of a model."""
     return getattr(model, PARTS[type(model)])
 
 
-def prior_of(model: Phenaki | VideoGPT) -> MaskGit | GPT:
-    """The prior of a model."""
-    return getattr(model, SYSTEMS[type(model)])
+def network_of(model: Model) -> MaskGit | GPT | LatteTransformer:
+    """The network of a model's second stage."""
+    return getattr(model, NETWORKS[type(model)])
 
 
-def device_of(model: Phenaki | VideoGPT) -> torch.device:
-    """The device of a model's prior."""
-    return prior_of(model).placement().device
+def device_of(model: Model) -> torch.device:
+    """The device of a model's second stage."""
+    return network_of(model).placement().device
+
+
+def load_codec(folder: Path) -> VideoTokenizer | ImageVAE:
+    """The first stage that the plan of a model's folder names: an image VAE or a tokenizer; on the CPU."""
+    plan = read_plan(folder)
+    return load_vae(Path(plan["vae"]), plan.get("size")) if plan.get("vae") else load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path) -> VideoTokenizer:
@@ -167,7 +175,7 @@ def check_plan(plan: dict) -> None:
         raise ValueError(f"arguments must be an object, got {arguments!r}")
     for name, value in (
         ("tokenizer", plan.get("tokenizer")),
-        *((f"arguments {name}", arguments.get(name)) for name in ("tokenizer", "model")),
+        *((f"arguments {name}", arguments.get(name)) for name in ("tokenizer", "model", "vae")),
     ):
         if not isinstance(value, str | None):
             raise ValueError(f"{name} must be the name of a folder, got {value!r}")
@@ -204,13 +212,13 @@ class Labels(NamedTuple):
     actions: list[str]
 
 
-def labels_of(folder: Path, model: Phenaki | VideoGPT) -> Labels:
+def labels_of(folder: Path, model: Model) -> Labels:
     """The names of a model's classes and actions, as its plan has them; numbers where it is not there.
 
     ValueError for a plan with another number of names.
     """
-    plan, labels = read_plan_file(folder), getattr(model, "labels", None)
-    counts = {"classes": (labels and labels.num_classes) or 0, "actions": (labels and labels.dim_action) or 0}
+    plan, labels = read_plan_file(folder), getattr(model, "labels", model if isinstance(model, Latte) else None)
+    counts = {"classes": getattr(labels, "num_classes", None) or 0, "actions": getattr(labels, "dim_action", None) or 0}
     names = {name: plan.get(name) or [str(number) for number in range(count)] for name, count in counts.items()}
     for name, count in counts.items():
         if len(names[name]) != count:

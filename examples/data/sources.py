@@ -4,6 +4,7 @@ The programs' arguments say which: --data, --size, --frames, --video-weight, --i
 """
 
 import argparse
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,18 +28,40 @@ def tokenizer_data(args: argparse.Namespace) -> list[DataSets]:
     return [_data_sets(args, size, ("tokenizer", "tokenizer")) for size in (args.size, *args.other_sizes)]
 
 
+class SingleFrames(Dataset):
+    """A frame of each video as an image, with the video's caption; which frame is a function of (seed, index)."""
+
+    def __init__(self, videos: Dataset, *, seed: int):
+        self.videos, self.seed = videos, seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | str]:
+        item = self.videos[index]
+        frame = random.Random(f"frame {self.seed} {index}").randrange(item["video"].shape[1])
+        return {"video": item["video"][:, frame : frame + 1], "caption": item["caption"]}
+
+    def every_caption(self) -> list[str]:
+        """As that of the videos."""
+        return self.videos.every_caption()
+
+
 def captioned_data(args: argparse.Namespace) -> DataSets:
-    """The data of the second stage, with captions."""
-    return _data_sets(args, args.size, ("captioned_video", "captioned_images"))
+    """The data of the second stage, with captions; with --joint-images also images, or frames of videos as such."""
+    joint = getattr(args, "joint_images", 0)
+    videos, images = _data_sets(args, args.size, ("captioned_video", "captioned_images"), needs_images=joint > 0)
+    return videos, SingleFrames(videos, seed=args.seed) if joint and images is None else images
 
 
-def _data_sets(args: argparse.Namespace, size: int, splits: tuple[str, str]) -> DataSets:
+def _data_sets(args: argparse.Namespace, size: int, splits: tuple[str, str], *, needs_images: bool = False) -> DataSets:
     videos = images = None
+    needs_images = needs_images or args.image_weight
     if args.data == "moving_shapes":
         shapes = {"size": size, "seed": args.seed}
         if args.video_weight:
             videos = MovingShapes(splits[0], num_frames=args.frames, **shapes)
-        if args.image_weight:
+        if needs_images:
             images = MovingShapes(splits[1], num_frames=1, **shapes)
         return videos, images
     found, _ = files_below(Path(args.data), leave_out=args.out)
@@ -50,7 +73,7 @@ def _data_sets(args: argparse.Namespace, size: int, splits: tuple[str, str]) -> 
     if args.video_weight:
         rate = {"fps": args.fps} if args.fps else {"stride": args.stride}
         videos = VideoFolder(args.data, num_frames=args.frames, **rate, **files)
-    if args.image_weight and pictures:
+    if needs_images and pictures:
         images = ImageFolder(args.data, **files)
     return videos, images
 

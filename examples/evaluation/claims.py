@@ -17,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.moving_shapes import SPEED, TURN_LATEST, Clip, MovingShapes, draw, prompts, read_caption, stories
-from data.runs import device_of
+from data.runs import device_of, tokenizer_of
+from data.sampling import Model
 from evaluation.judge import PACE, Verdict, agree, judge, seam_ratio, speed, track, wrap
 from evaluation.measures import BATCH, Mean, Share, judged_shares, read_each, share_of
-from phenaki_pytorch import Phenaki, SamplingOptions, VideoGPT
+from phenaki_pytorch import Phenaki, SamplingOptions
 from phenaki_pytorch.long_video import OVERLAP, LongVideo
 
 SHORTEST_JUDGED = TURN_LATEST + 2  # frames: one step after the latest turn
@@ -35,7 +36,7 @@ def overlap_of(phenaki: Phenaki) -> int:
 
 
 def generate_all(
-    model: Phenaki | VideoGPT,
+    model: Model,
     captions: Sequence[str] | None,
     count: int,
     *,
@@ -104,9 +105,7 @@ class Judged(NamedTuple):
 # from text alone
 
 
-def text_to_video(
-    model: Phenaki | VideoGPT, count: int, *, seed: int, split: str = "seen", **sampling: object
-) -> Judged:
+def text_to_video(model: Model, count: int, *, seed: int, split: str = "seen", **sampling: object) -> Judged:
     """Measures 1 to 3: one window for each prompt of a split of the moving shapes."""
     captions = prompts(split, count, seed=seed)
     options = {"num_frames": model.window, "seed": seed, "title": f"text to video, {split}"}
@@ -124,18 +123,19 @@ def text_to_image(phenaki: Phenaki, count: int, *, seed: int, **sampling: Unpack
 # from frames
 
 
-def animation(phenaki: Phenaki, count: int, *, seed: int, **sampling: Unpack[SamplingOptions]) -> Measured:
+def animation(model: Model, count: int, *, seed: int, **sampling: object) -> Measured:
     """Measure 5: continue a drawn first frame under its caption.
 
     A tokenizer that does not take single frames is given the shortest clip that it takes. Colour and shape are those
     of the new frames, the motion that of all frames. The first frame counts as kept where the first step of the
     object is at most as long as the judge's largest step.
     """
-    videos, captions = MovingShapes("seen", size=phenaki.cvivit.image_size[0], seed=seed).told(count)
-    known = phenaki.cvivit.num_frames(1)
+    tokenizer = tokenizer_of(model)
+    videos, captions = MovingShapes("seen", size=tokenizer.image_size[0], seed=seed).told(count)
+    known = tokenizer.num_frames(1)
     given = videos[:, :, :known]
-    options = {"num_frames": phenaki.window - known, "seed": seed, "given": given, "title": "animation"}
-    new = generate_all(phenaki, captions, count, **options, **sampling)
+    options = {"num_frames": model.window - known, "seed": seed, "given": given, "title": "animation"}
+    new = generate_all(model, captions, count, **options, **sampling)
     whole = torch.cat((given, new), dim=2)
     motions = [verdict.motion for verdict in read_each(whole, captions)]
     verdicts = [verdict._replace(motion=motion) for verdict, motion in zip(judge(new), motions)]

@@ -90,26 +90,54 @@ def flicker(rebuilt: Tensor, videos: Tensor) -> float:
 def reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, float]:
     """Figures of a tokenizer on videos (b, c, f, h, w) in [0, 1].
 
-    PSNR of the first frame and of the others, flicker, edge energy over that of the videos, code usage and entropy.
+    Those of `picture_figures`, code usage and entropy.
     """
     ids = torch.cat([cvivit.encode(part) for part in videos.split(BATCH)])
     rebuilt = torch.cat([cvivit.decode(part) for part in ids.split(BATCH)]).float().clamp(0, 1)
     usage, entropy = code_use(ids, cvivit.codebook_size)
+    return picture_figures(rebuilt, videos) | {"code_usage": usage, "entropy": entropy}
+
+
+def latent_reconstruction(codec: nn.Module, videos: Tensor) -> dict[str, float]:
+    """`picture_figures` of videos (b, c, f, h, w) in [0, 1] through the continuous latents of a first stage."""
+    return picture_figures(from_latents(codec, videos), videos)
+
+
+@torch.no_grad()
+def from_latents(codec: nn.Module, videos: Tensor) -> Tensor:
+    """Videos (b, c, f, h, w) in [0, 1] through continuous latents and back, in [0, 1]."""
+    generator = torch.Generator(videos.device).manual_seed(0)  # of the latents that an image VAE draws
+    parts = [codec.decode_features(codec.latents(part, generator=generator)) for part in videos.split(BATCH)]
+    return torch.cat(parts).float().clamp(0, 1)
+
+
+def picture_figures(rebuilt: Tensor, videos: Tensor) -> dict[str, float]:
+    """Figures of reconstructions of videos, both (b, c, f, h, w) in [0, 1].
+
+    PSNR of the first frame and of the others, flicker, edge energy over that of the videos.
+    """
     measured = {"psnr_first": psnr(rebuilt[:, :, :1], videos[:, :, :1])}
     if videos.shape[2] > 1:
         measured["psnr_others"] = psnr(rebuilt[:, :, 1:], videos[:, :, 1:])
         measured["flicker"] = flicker(rebuilt, videos)
     edges = edge_energy(videos)
     measured["edge_energy"] = edge_energy(rebuilt) / edges if edges else math.nan  # videos of one colour have none
-    return measured | {"code_usage": usage, "entropy": entropy}
+    return measured
 
 
-def judged_reconstruction(cvivit: nn.Module, videos: Tensor, captions: Sequence[str]) -> dict[str, Share]:
+def judged_reconstruction(
+    cvivit: nn.Module, videos: Tensor, captions: Sequence[str], *, latents: bool = False
+) -> dict[str, Share]:
     """The share of moving shapes (b, 3, f, h, w) whose reconstruction agrees with the caption, as the judge reads it.
 
     For each attribute, for all of them together, and for all of them in clips of white objects, if there are any.
+
+    latents  through continuous latents, not ids
     """
-    rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
+    if latents:
+        rebuilt = from_latents(cvivit, videos)
+    else:
+        rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
     verdicts = judge_each(rebuilt, captions)
     measured = {f"reconstructed {name}": share for name, share in judged_shares(verdicts).items()}
     white = [verdict.all for verdict, caption in zip(verdicts, captions) if IMAGE_ONLY_COLOUR in caption]

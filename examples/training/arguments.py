@@ -1,4 +1,4 @@
-"""The command lines of train_tokenizer.py and train_prior.py, and what follows from their arguments."""
+"""The command lines of the programs that train a stage, and what follows from their arguments."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,9 +7,10 @@ from pathlib import Path
 from data.conditions import CONDITIONS
 from data.flags import given_names, integer, number, path, path_text, refuse_idle
 from data.runs import RATE
-from data.sampling import add_sampling, planned_sampling
+from data.sampling import PRIORS, add_sampling, planned_sampling
+from phenaki_pytorch.diffusion.latte_transformer import CHOICES
 from phenaki_pytorch.priors.masking import SCHEDULES
-from training.checks import PRIOR_DEFAULTS, check_prior, check_run, check_tokenizer
+from training.checks import PRIOR_DEFAULTS, check_diffusion, check_prior, check_run, check_tokenizer
 from training.loop import Recipe
 from training.plans import resumed
 from training.tokenizers import KINDS
@@ -17,6 +18,7 @@ from training.tokenizers import KINDS
 SEED = integer(0, 2**32 - 1)  # numpy takes no larger one
 WEIGHT = number(at_least=0)
 
+EMA = {"ema": 0.999, "paper": " (Latte's: 0.9999, for hundreds of thousands of steps)"}  # for some thousand steps
 SHOWN_SIZE = 128  # pixels; smaller videos are enlarged to about this size in the pictures that a training leaves
 
 
@@ -37,18 +39,11 @@ def tokenizer_arguments(argv: Sequence[str] | None = None, description: str | No
 def prior_arguments(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
     """The arguments of train_prior.py."""
     parser = new_parser(description)
-    add = add_run(parser, steps=4100, model="a trained model to begin with, of the same sizes; its tokenizer is used")
-    add(
-        "--tokenizer",
-        type=path_text,
-        help="a trained tokenizer: its folder, or that of a model; default: that in OUT/model",
-    )
+    add = add_second_stage(parser, steps=4100)
     add("--prior", choices=tuple(PRIOR_DEFAULTS), help="default: maskgit, or that of --model")
     told = "what the prior is told, several for gpt: captions as texts or as classes, first frames, actions; or none"
     add("--condition", nargs="+", choices=(*CONDITIONS, "none"), help=f"{told}; default: text, or that of --model")
-    add("--text-encoder", default="words", help="a T5 name or directory, or 'words' (random vectors)")
-    add = add_data(parser, size=None, frames=None)
-    add("--encoded", type=integer(), default=6000, help="number of clips, and of images, to encode before training")
+    add = add_encoded_data(parser)
     add = parser.add_argument_group("model").add_argument
     add("--dim", type=integer(), help="width; default: 96 of a maskgit, 128 of a gpt")
     add("--depth", type=integer(), help="layers; default: 4")
@@ -59,11 +54,31 @@ def prior_arguments(argv: Sequence[str] | None = None, description: str | None =
     add("--axes", choices=("both", "space", "time"), help=axes)
     add = add_recipe(parser, batch_size=8, lr=3e-3, compiled="the transformers")
     add_prior_recipe(add)
-    add_sampling(parser, "--sampling-steps")
+    add_sampling(parser, "--sampling-steps", PRIORS)
     add = parser.add_argument_group("evaluation at the end, of moving shapes").add_argument
     add("--prompts", type=integer(0), help="number of prompts; 0 for none; default: 200")
     add("--stories", type=integer(0), help="of a maskgit: number of stories; 0 for none; default: 50")
     return parsed(parser, argv, plan="plan.json", check=check_prior)
+
+
+def diffusion_arguments(argv: Sequence[str] | None = None, description: str | None = None) -> argparse.Namespace:
+    """The arguments of train_diffusion.py."""
+    parser = new_parser(description)
+    add = add_second_stage(parser, steps=10_000)
+    add("--prior", choices=("latte",), default="latte", help=argparse.SUPPRESS)  # is in the plan, as of other stages
+    vae = "in place of a tokenizer an image VAE: a folder of diffusers' AutoencoderKL; each latent is drawn once"
+    add("--vae", type=path_text, help=vae)
+    told = "what the model is told: captions as texts or as classes, or nothing; default: text, or that of --model"
+    add("--condition", nargs=1, choices=("text", "classes", "none"), help=told)
+    add = add_encoded_data(parser)
+    joint = "images that follow each clip in training: those of the data, or else single frames of other clips"
+    add("--joint-images", type=integer(0), default=0, metavar="N", help=f"{joint}; default: 0")
+    add_diffusion_model(parser)
+    add_recipe(parser, batch_size=16, lr=1e-3, compiled="the transformer", **EMA)
+    add_sampling(parser, "--sampling-steps", ("latte",))
+    add = parser.add_argument_group("evaluation at the end, of moving shapes").add_argument
+    add("--prompts", type=integer(0), help="number of prompts; 0 for none; default: 200")
+    return parsed(parser, argv, plan="plan.json", check=check_diffusion)
 
 
 def parsed(
@@ -107,6 +122,18 @@ def add_run(parser: argparse.ArgumentParser, *, steps: int, model: str):
     return add
 
 
+def add_second_stage(parser: argparse.ArgumentParser, *, steps: int):
+    """Add the arguments about the run of a second stage; returns the function that adds more of them."""
+    add = add_run(parser, steps=steps, model="a trained model to begin with, of the same sizes; its tokenizer is used")
+    add(
+        "--tokenizer",
+        type=path_text,
+        help="a trained tokenizer: its folder, or that of a model; default: that in OUT/model",
+    )
+    add("--text-encoder", default="words", help="a T5 name or directory, or 'words' (random vectors)")
+    return add
+
+
 def add_overwrite(add: Callable) -> None:
     """Add --overwrite."""
     add("--overwrite", action="store_true", help="replace the training that --out holds; a tokenizer's, with its model")
@@ -126,6 +153,31 @@ def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int |
     add("--image-weight", type=WEIGHT, help=images)
     add("--workers", type=integer(0), default=0, help="processes that load data")
     return add
+
+
+def add_encoded_data(parser: argparse.ArgumentParser):
+    """Add the arguments about the data of a second stage; returns the function that adds more of them."""
+    add = add_data(parser, size=None, frames=None)
+    add("--encoded", type=integer(), default=6000, help="number of clips, and of images, to encode before training")
+    return add
+
+
+def add_diffusion_model(parser: argparse.ArgumentParser) -> None:
+    """Add the sizes and kinds of a LatteTransformer."""
+    add = parser.add_argument_group("model").add_argument
+    add("--dim", type=integer(), default=128, help="width; default: %(default)s")
+    add("--depth", type=integer(), default=8, help="blocks; default: %(default)s")
+    add("--heads", type=integer(), help="attention heads; default: the width over 32")
+    patch = "height and width of a patch, in latents; default: %(default)s"
+    add("--model-patch-size", type=integer(), default=2, help=patch)
+    variant = "of the blocks: space and time in turn (1), first space (2), both in each block (3), side by side (4)"
+    add("--variant", type=int, choices=CHOICES["variant"], default=1, help=f"{variant}; default: %(default)s")
+    compressed = "compressed: a patch has two time steps"
+    add("--patches", choices=CHOICES["patches"], default="uniform", help=f"{compressed}; default: %(default)s")
+    tokens = "how time, class and text are told: by shaping norms and gates, or as tokens"
+    add("--conditioning", choices=CHOICES["conditioning"], default="adaln", help=f"{tokens}; default: %(default)s")
+    add("--time-positions", choices=CHOICES["time_positions"], default="absolute", help="default: %(default)s")
+    add("--no-learned-variance", action="store_true", help="predict the noise alone")
 
 
 def add_tokenizer_model(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +200,9 @@ def add_tokenizer_model(parser: argparse.ArgumentParser) -> None:
     add("--no-axial-attention", action="store_true", default=None, help="of vqvae: convolutions alone")
 
 
-def add_recipe(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, compiled: str):
+def add_recipe(
+    parser: argparse.ArgumentParser, *, batch_size: int, lr: float, compiled: str, ema: float = 0.99, paper: str = ""
+):
     """Add the arguments about the training itself; returns the function that adds more of them."""
     add = parser.add_argument_group("recipe").add_argument
     add(
@@ -162,7 +216,8 @@ def add_recipe(parser: argparse.ArgumentParser, *, batch_size: int, lr: float, c
     add("--warmup", type=integer(0), default=50, help="steps of linear warm-up")
     add("--schedule", choices=("cosine", "constant"), default="cosine", help="learning rate after the warm-up")
     add("--clip", type=number(above=0), default=1.0, help="largest norm of the gradient")
-    add("--ema", type=number(at_least=0, below=1), default=0.99, help="decay of the moving average of the weights")
+    average = f"decay of the moving average of the weights{paper}; default: %(default)s"
+    add("--ema", type=number(at_least=0, below=1), default=ema, help=average)
     add("--checkpoint-every", type=integer(), default=1000, help="steps")
     add("--compile", action="store_true", help=f"torch.compile {compiled}")
     add("--precision", choices=("auto", "no", "bf16"), default="auto", help="auto: bf16 where the hardware has it")
@@ -219,7 +274,7 @@ def recipe_of(args: argparse.Namespace, steps: int) -> Recipe:
 
 
 def sampling(args: argparse.Namespace) -> dict:
-    """The sampling options of train_prior.py. ValueError for impossible values."""
+    """The sampling options of the second stage. ValueError for impossible values."""
     return planned_sampling(vars(args))
 
 

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from data.conditions import CONDITIONS
 from data.flags import flag_of, refuse_idle
 from data.runs import read_plan
-from data.sampling import IN_PLAN, SETTABLE, check_sampling, planned_sampling
-from phenaki_pytorch import Phenaki, VideoGPT
+from data.sampling import IN_PLAN, SETTABLE, Model, check_sampling, planned_sampling
+from phenaki_pytorch import ImageVAE
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 from training.tokenizers import KINDS, kind_of, lacking
 
@@ -28,6 +28,7 @@ ADVERSARIAL = (
 )
 PARTS = ("tokenizer", "maskgit", "gpt", "discriminator", "model", "model/cvivit", "model/tokenizer")
 PARTS += ("model/maskgit", "model/critic", "model/gpt", "model/frame_encoder")
+PARTS += ("latte", "model/transformer", "model/codec", "model/standardisation")
 
 # The arguments of train_prior.py that a prior has, with their defaults.
 SHARED = {"cond_scale": None, "prompts": 200}
@@ -61,11 +62,15 @@ PRIOR_DEFAULTS = {
     },
 }
 
+# Those of train_diffusion.py whose defaults depend on others.
+DIFFUSION_DEFAULTS = {"sampler": "ddim", "sampling_steps": 50, "eta": 0.0, "spacing": "linspace", "prompts": 200}
+GUIDANCE = 2.0
+
 
 def check_run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Check what both stages have: the data, the results, the length of the training."""
     refuse = partial(refuse_idle, parser, args.given)
-    for name in ("data", "model", "tokenizer"):
+    for name in ("data", "model", "tokenizer", "vae"):
         if getattr(args, name, None) == "":  # of a plan, or of an unset variable of a shell
             parser.error(f"{flag_of(name)} must be the name of a folder, got ''")
     if args.minutes is not None:
@@ -163,6 +168,53 @@ def fill_in_prior(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         raise ValueError("moving shapes have no actions: expected --data for --condition actions")
 
 
+def check_diffusion(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Fill in what a diffusion model is told and how it is sampled, and check it."""
+    try:
+        fill_in_diffusion(args)
+        planned_sampling(vars(args))
+    except ValueError as error:
+        parser.error(str(error))
+    check_first_stage(parser, args)
+    refuse = partial(refuse_idle, parser, args.given)
+    measured = ["prompts"] if args.prompts else []
+    if args.condition != ["text"]:
+        refuse(f"with --condition {told(args)}", "text_encoder", *measured)
+    if args.data != "moving_shapes":
+        refuse("on a folder, whose clips cannot be judged", *measured)
+    if args.condition == ["none"]:
+        refuse("with --condition none", "cond_scale")
+    images = args.joint_images or args.image_weight
+    if images and args.patches == "compressed":
+        parser.error("a patch of several time steps has no images: expected --patches uniform")
+    if args.joint_images and not args.video_weight:
+        parser.error("--joint-images follow videos: expected a --video-weight above 0")
+
+
+def check_first_stage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse two first stages."""
+    if args.model is not None and (args.tokenizer or "vae" in args.given):
+        parser.error("a --model comes with its tokenizer or VAE: expected no --tokenizer and no --vae")
+    if args.vae is not None and args.tokenizer is not None:
+        parser.error("--vae is in place of a tokenizer: expected no --tokenizer")
+
+
+def fill_in_diffusion(args: argparse.Namespace) -> None:
+    """Fill in what is not given: what --model was told, its VAE, the numbers of the sampling."""
+    saved = {} if args.model is None else read_plan(Path(args.model))
+    args.condition = args.condition or saved.get("condition") or ["text"]
+    if args.vae is None and saved.get("vae") is not None:
+        args.vae, args.size = saved["vae"], args.size or saved.get("size")
+    if args.heads is None and args.model is None:
+        args.heads = max(1, args.dim // 32)
+    if args.cond_scale is None:
+        args.cond_scale = 1.0 if args.condition == ["none"] else GUIDANCE
+    ddpm = {"sampling_steps": 250} if args.sampler == "ddpm" else {}
+    for name, value in (DIFFUSION_DEFAULTS | ddpm).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
 def told(args: argparse.Namespace) -> str:
     """What --condition says."""
     return " ".join(args.condition)
@@ -206,8 +258,11 @@ def check_data(args: argparse.Namespace, videos: Dataset | None, images: Dataset
         raise ValueError(f"{', '.join(map(flag_of, idle))} would have no effect: --data has no images")
 
 
-def take_image_weight(args: argparse.Namespace, tokenizer: VideoTokenizer, default: float) -> None:
+def take_image_weight(args: argparse.Namespace, tokenizer: VideoTokenizer | ImageVAE, default: float) -> None:
     """Fill in --image-weight: 0 where a tokenizer takes no single frames, where another one is a ValueError."""
+    if tokenizer.num_frames(1) > 1 and getattr(args, "joint_images", 0):
+        first = tokenizer.num_frames(1)
+        raise ValueError(f"--joint-images must be 0: the shortest clip of the tokenizer has {first} frames, not 1")
     if tokenizer.num_frames(1) == 1:
         args.image_weight = default if args.image_weight is None else args.image_weight
     elif args.image_weight:
@@ -219,7 +274,7 @@ def take_image_weight(args: argparse.Namespace, tokenizer: VideoTokenizer, defau
         raise ValueError("--video-weight is 0, and there are no images: expected a weight above 0")
 
 
-def check_options(args: argparse.Namespace, model: Phenaki | VideoGPT) -> None:
+def check_options(args: argparse.Namespace, model: Model) -> None:
     """Refuse, with a ValueError, sampling options that are given and that the model does not have."""
     names = {name: IN_PLAN.get(name, name) for name in SETTABLE}
     given = {name: getattr(args, asked) if asked in args.given else None for name, asked in names.items()}

@@ -46,6 +46,6 @@ def crossed_clips(args: argparse.Namespace, encoded: Sequence[Encoded | None]) -
     videos, images = encoded
     if args.distil_guidance is None or videos is None or images is None:
         return None
-    rng, steps = random.Random(f"crossed {args.seed}"), videos.ids.shape[1]
+    rng, steps = random.Random(f"crossed {args.seed}"), videos.latents.shape[1]
     captions = [[images.captions[rng.randrange(len(images))][0]] * steps for _ in range(len(videos))]
-    return Crossed(videos.ids, captions, seed=args.seed)
+    return Crossed(videos.latents, captions, seed=args.seed)

@@ -9,6 +9,7 @@ from data.conditions import Conditions
 from data.encoded import Encoded
 from data.fitting import fitting
 from data.mixture import Source
+from data.sources import sources_of
 from phenaki_pytorch import GPT, FrameEncoder, VideoGPT
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 from training.checks import take_sizes
@@ -90,9 +91,14 @@ def training_step(args: argparse.Namespace, model: VideoGPT) -> VideoGPT:
     return model
 
 
-def further_sources(args: argparse.Namespace, encoded: list[Encoded | None]) -> list[Source]:
-    """What is trained on beside the clips: nothing."""
-    return []
+def encoding(args: argparse.Namespace, tokenizer: VideoTokenizer) -> dict:
+    """Further arguments of `encode_all`."""
+    return {}
+
+
+def sources(args: argparse.Namespace, encoded: list[Encoded | None]) -> list[Source]:
+    """What is trained on: videos and images."""
+    return sources_of(args, encoded)
 
 
 def compile_model(model: VideoGPT) -> None:

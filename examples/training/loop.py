@@ -51,8 +51,8 @@ class Adversary(Protocol):
 class Recipe(NamedTuple):
     """How a stage is trained: AdamW, warm-up, then cosine or constant, as in the paper (appendix B.1).
 
-    With `optimizer` "muon", Muon trains the matrices inside the transformers, at twice the learning rate, and AdamW
-    the other parameters.
+    With `optimizer` "muon", Muon trains the matrices inside the transformers' blocks, at twice the learning rate, and
+    AdamW the other parameters.
     """
 
     steps: int
@@ -77,12 +77,20 @@ def lr_factor(recipe: Recipe, step: int) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
 
 
+def in_a_block(name: str) -> bool:
+    """Whether a parameter is inside the blocks of a transformer and no modulation.
+
+    Modulation layers and tables start at 0: their scale is learnt, and Muon gives every step the same one.
+    """
+    return ".blocks." in name and "modulation" not in name
+
+
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW and, with Muon, a second one; every group keeps its own peak of the learning rate."""
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     matrices = {}
     if recipe.optimizer == "muon":
-        matrices = {name: value for name, value in trainable.items() if ".blocks." in name and value.ndim == 2}
+        matrices = {name: value for name, value in trainable.items() if value.ndim == 2 and in_a_block(name)}
     rest = [parameter for name, parameter in trainable.items() if name not in matrices]
     decay = {"weight_decay": recipe.weight_decay}
     optimizers = [torch.optim.AdamW(rest, lr=recipe.lr, betas=recipe.betas, fused=True, **decay)]

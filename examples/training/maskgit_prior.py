@@ -12,6 +12,7 @@ from data.conditions import Conditions
 from data.encoded import Encoded
 from data.fitting import fitting
 from data.mixture import Source
+from data.sources import sources_of
 from phenaki_pytorch import GuidedTeacher, MaskGit, Phenaki, SelfCritic, TokenCritic
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.priors.critic import Critic, fill_in
@@ -109,10 +110,16 @@ def collate(conditions: Conditions, items: list[dict]) -> dict[str, Tensor]:
     return batch
 
 
-def further_sources(args: argparse.Namespace, encoded: list[Encoded | None]) -> list[Source]:
-    """What is trained on beside the clips: with --distil-guidance, videos under the captions of images."""
+def encoding(args: argparse.Namespace, tokenizer: VideoTokenizer) -> dict:
+    """Further arguments of `encode_all`."""
+    return {"prime_prob": args.prime_prob}
+
+
+def sources(args: argparse.Namespace, encoded: list[Encoded | None]) -> list[Source]:
+    """What is trained on: videos, images and, with --distil-guidance, videos under the captions of images."""
     crossed = crossed_clips(args, encoded)
-    return [] if crossed is None else [Source(crossed, args.crossed_weight, args.batch_size)]
+    more = [] if crossed is None else [Source(crossed, args.crossed_weight, args.batch_size)]
+    return sources_of(args, encoded) + more
 
 
 def compile_model(phenaki: Phenaki) -> None:

@@ -1,6 +1,6 @@
 """plan.json: the arguments and the number of steps that a training was begun with, from which it is resumed.
 
-The plan of train_tokenizer.py lies in OUT/tokenizer, that of train_prior.py in OUT. train.json, of train.py, holds its
+The plan of train_tokenizer.py lies in OUT/tokenizer, that of a second stage in OUT. train.json, of train.py, holds its
 arguments alone.
 """
 

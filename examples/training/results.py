@@ -11,10 +11,11 @@ from data.encoded import Encoded
 from data.media import side_by_side, write_gif, write_sheet
 from data.moving_shapes import prompts, stories
 from data.runs import device_of, tokenizer_of
+from data.sampling import Model
 from data.sources import DataSets, held_out
 from evaluation.claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
-from evaluation.measures import judged_reconstruction, reconstruction, table
-from phenaki_pytorch import Phenaki, VideoGPT
+from evaluation.measures import judged_reconstruction, latent_reconstruction, reconstruction, table
+from phenaki_pytorch import Latte, Phenaki
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 from training.arguments import fps, sampling, scale_of
 from training.plans import write_object
@@ -24,23 +25,23 @@ MAX_SCENES = 3
 MEASURED = 200  # clips whose reconstruction is measured
 
 
-def check_evaluation(args: argparse.Namespace, model: Phenaki | VideoGPT) -> None:
+def check_evaluation(args: argparse.Namespace, model: Model) -> None:
     """Refuse, with a ValueError, --prompts and --stories that are given but could not be measured at the end."""
     if args.prompts and "prompts" in args.given and args.frames < SHORTEST_JUDGED:
         raise ValueError(f"--prompts needs clips of at least {SHORTEST_JUDGED} frames, got --frames {args.frames}")
-    if args.stories and "stories" in args.given and not has_stories(args, model):
+    if "stories" in args.given and args.stories and not has_stories(args, model):
         raise ValueError(
             f"--stories needs clips of at least {SHORTEST_STORY} frames, of which {OVERLAP} can be given to the next "
             f"scene, got --frames {args.frames}"
         )
 
 
-def has_stories(args: argparse.Namespace, model: Phenaki | VideoGPT) -> bool:
+def has_stories(args: argparse.Namespace, model: Model) -> bool:
     """Whether a window has room for the given frames and the new ones of a story's scene."""
     return args.frames >= SHORTEST_STORY and OVERLAP in lengths_up_to(tokenizer_of(model), model.window - 1)
 
 
-def show_samples(args: argparse.Namespace, model: Phenaki | VideoGPT, clips: Encoded, conditions: Conditions) -> None:
+def show_samples(args: argparse.Namespace, model: Model, clips: Encoded, conditions: Conditions) -> None:
     """Write samples as PNG and GIF, and a story of a Phenaki that reads texts; `clips`: those of the training."""
     generator = torch.Generator(device_of(model)).manual_seed(args.seed)
     options = {"generator": generator, **sampling(args)}
@@ -64,8 +65,7 @@ def shown_conditions(
         titles = prompts("seen", SAMPLES, seed=args.seed)
         return titles, dict(zip(("text_embeds", "text_mask"), conditions.texts(titles)))
     items = [clips[index] for index in first_of_each_caption(clips)]
-    given = conditions.collate(items)
-    del given["video_ids"]
+    given = conditions.given(items)
     captions = {"text", "classes"} & conditions.names
     return [item["caption"] if captions else "" for item in items], given
 
@@ -95,29 +95,30 @@ def show_story(args: argparse.Namespace, phenaki: Phenaki, scenes: list[str], op
     write_sheet(args.out / "story.png", rows, columns=phenaki.window, scale=scale_of(args))
 
 
-def write_results(args: argparse.Namespace, model: Phenaki | VideoGPT, sets: DataSets, *, began: float) -> None:
+def write_results(args: argparse.Namespace, model: Model, sets: DataSets, *, began: float) -> None:
     """Measure the model, print the table, and write results.json, with the minutes since `began`."""
     measured = measure(args, model, sets) | {"minutes": (time.time() - began) / 60}
     table(measured)
     write_object(args.out / "results.json", measured)
 
 
-def measure(args: argparse.Namespace, model: Phenaki | VideoGPT, sets: DataSets) -> dict[str, float]:
+def measure(args: argparse.Namespace, model: Model, sets: DataSets) -> dict[str, float]:
     """Reconstruction and, of moving shapes, the judged shares of reconstructions, of samples and of stories."""
     videos, captions = held_out(args, sets, MEASURED)
     tokenizer = tokenizer_of(model)
     videos = videos.to(device_of(model))
-    measured = reconstruction(tokenizer, videos)
+    latents = isinstance(model, Latte)
+    measured = latent_reconstruction(tokenizer, videos) if latents else reconstruction(tokenizer, videos)
     if args.data != "moving_shapes":
         return measured
-    measured |= judged_reconstruction(tokenizer, videos, captions)
+    measured |= judged_reconstruction(tokenizer, videos, captions, latents=latents)
     if args.condition != ["text"]:
         return measured
     options = {"seed": args.seed, **sampling(args)}
     if args.prompts and args.frames >= SHORTEST_JUDGED:
         shares = text_to_video(model, args.prompts, **options).shares()
         measured |= {f"text to video {name}": share for name, share in shares.items()}
-    if args.stories and has_stories(args, model):
+    if getattr(args, "stories", 0) and has_stories(args, model):
         for verb in ("turns", "moves"):
             figures = story(model, args.stories, verb=verb, **options)
             measured |= {f"story ({verb}) {name}": figure for name, figure in figures.items()}

@@ -21,8 +21,9 @@ from training.plans import change_of_files, load_plan, say, write_plan
 
 TRIAL = 1000  # steps in the plan of a training that is only timed
 TOKENIZERS = ("cvivit", "tokenizer")  # the folders of their weights in model/
-PRIORS = ("maskgit", "gpt")  # the folders of their stages in --out, and of their weights in model/
-STAGES = {"tokenizer": TOKENIZERS} | {name: (name,) for name in PRIORS}
+SECOND_STAGES = {"maskgit": ("maskgit",), "gpt": ("gpt",), "latte": ("transformer",)}  # and their weights in model/
+STAGES = {"tokenizer": TOKENIZERS, **SECOND_STAGES}
+FURTHER_PARTS = ("critic", "frame_encoder", "codec", "standardisation")  # of models, in model/
 STOPPED = "stopped; if the training had begun, --resume goes on from its newest checkpoint"
 
 
@@ -53,21 +54,22 @@ def check_held(args: argparse.Namespace, *stages: str) -> None:
                 raise ValueError(f"{here}: expected another --out, or --overwrite to replace it")
 
 
-def remove_prior(out: Path, *, keep: str) -> None:
-    """Delete the second stage in --out, which has learnt the ids of a tokenizer that is replaced, and say so.
+def remove_second_stage(out: Path, *, keep: str) -> None:
+    """Delete the second stage in --out, which has learnt the latents of a tokenizer that is replaced, and say so.
 
     keep  the folder in model/ that the new tokenizer will replace; that of a tokenizer of another kind is deleted
     """
-    folders = [out / "model" / name for name in (*TOKENIZERS, *PRIORS, "critic", "frame_encoder") if name != keep]
+    parts = [part for weights in STAGES.values() for part in weights]
+    folders = [out / "model" / name for name in (*parts, *FURTHER_PARTS) if name != keep]
     files = out / "model" / "config.json", out / "plan.json"
-    if any(newest_step(out / name) for name in PRIORS) or any(path.exists() for path in (*folders, *files)):
+    if any(newest_step(out / name) for name in SECOND_STAGES) or any(path.exists() for path in (*folders, *files)):
         say(f"deleted the model, plan.json and checkpoints of the second stage in {out}: its tokenizer is replaced")
     if PartialState().is_main_process:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
         for file in files:
             file.unlink(missing_ok=True)
-        for name in PRIORS:
+        for name in SECOND_STAGES:
             remove_checkpoints(out / name)
 
 

@@ -29,14 +29,14 @@ from training.loop import fit, seconds_per_step
 from training.perceptual import Classifier, FeatureDistance, classifier, train_classifier
 from training.plans import files_of, load_plan, write_plan
 from training.stage import (
-    PRIORS,
+    SECOND_STAGES,
     STAGES,
     begin,
     begin_with,
     check_held,
     open_plan,
     plan_steps,
-    remove_prior,
+    remove_second_stage,
     trial_steps,
 )
 from training.tokenizers import build_discriminator, build_tokenizer, sizes_of
@@ -61,7 +61,7 @@ def train_tokenizer(args: argparse.Namespace) -> None:
     check_prior_beside(args, plan)
     open_plan(plan, args, files)
     if not args.resume:
-        remove_prior(args.out, keep=folder_of(tokenizer))
+        remove_second_stage(args.out, keep=folder_of(tokenizer))
     mixed = [source for of_size in sets for source in sources_of(args, of_size)]
     networks = perceptual_networks(args, accelerator)
     steps = args.steps
@@ -81,11 +81,10 @@ def train_tokenizer(args: argparse.Namespace) -> None:
 
 
 def check_prior_beside(args: argparse.Namespace, plan: Path) -> None:
-    """Refuse, with a ValueError, more steps of a tokenizer whose ids a prior in --out has already learnt."""
-    for name in PRIORS:
-        prior = args.out / "model" / name
-        if args.resume and prior.is_dir() and args.steps != load_plan(plan)["steps"]:
-            raise ValueError(f"{prior} was trained with the tokenizer beside it: expected no more --steps")
+    """Refuse, with a ValueError, more steps of a tokenizer whose latents a second stage in --out has already learnt."""
+    for trained in (args.out / "model" / name for names in SECOND_STAGES.values() for name in names):
+        if args.resume and trained.is_dir() and args.steps != load_plan(plan)["steps"]:
+            raise ValueError(f"{trained} was trained with the tokenizer beside it: expected no more --steps")
 
 
 def prepared_tokenizer(args: argparse.Namespace) -> VideoTokenizer:

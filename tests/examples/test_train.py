@@ -23,7 +23,7 @@ def parsed(monkeypatch):
     """The arguments of the stages, which are not run."""
     stages = []
     monkeypatch.setattr(train, "train_tokenizer", stages.append)
-    monkeypatch.setattr(train, "train_prior", lambda args, began: stages.append(args))
+    monkeypatch.setattr(train, "train_second_stage", lambda args, began: stages.append(args))
     return stages
 
 

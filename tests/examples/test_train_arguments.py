@@ -1,4 +1,4 @@
-"""What train_tokenizer.py, train_prior.py and train.py refuse before they begin, and what they take."""
+"""What the programs that train a stage refuse before they begin, and what they take."""
 
 import math
 
@@ -7,10 +7,10 @@ import pytest
 import train
 from data.flags import flag_of
 from training import checks, tokenizer
-from training.arguments import fps, prior_arguments, tokenizer_arguments
+from training.arguments import diffusion_arguments, fps, prior_arguments, tokenizer_arguments
 from training.plans import words_of
 
-PARSES = (tokenizer_arguments, prior_arguments, train.parse_arguments)
+PARSES = (tokenizer_arguments, prior_arguments, diffusion_arguments, train.parse_arguments)
 NUMBERS_WITHOUT_DEFAULT = {"minutes", "fps", "distil_guidance", "size", "frames", "cond_scale", "image_weight"}
 NUMBERS_WITHOUT_DEFAULT |= {"depth", "strides", "heads", "top_k", "top_p"}  # of other tokenizers and priors
 COUNTS = {"token_temperature": 2, "strides": 3}
@@ -127,6 +127,14 @@ IDLE = [
     (prior_arguments, "--condition none --cond-scale 2", "--cond-scale would have no effect with --condition none"),
     (prior_arguments, "--cond-scale 1 --guide-every 2", "--guide-every would have no effect without guidance"),
     (prior_arguments, "--video-weight 0 --prime-prob 0.5", "--prime-prob would have no effect without videos"),
+    (diffusion_arguments, "--condition none --cond-scale 2", "--cond-scale would have no effect with --condition none"),
+    (diffusion_arguments, "--condition classes --prompts 5", "--prompts would have no effect with --condition classes"),
+    (diffusion_arguments, "--data . --prompts 5", "--prompts would have no effect on a folder"),
+    (
+        diffusion_arguments,
+        "--condition classes --text-encoder words",
+        "--text-encoder would have no effect with --cond",
+    ),
     (train.parse_arguments, "--share 0.5", "--share would have no effect without --minutes"),
     (train.parse_arguments, "--minutes 1 --prior-steps 5", "--prior-steps would have no effect beside --minutes"),
 ]
@@ -153,6 +161,11 @@ APART = [
     (prior_arguments, "--prior gpt --condition none text", "--condition none stands alone, got none text"),
     (prior_arguments, "--condition classes", "a maskgit reads texts alone: expected --condition text or none"),
     (prior_arguments, "--prior gpt --condition actions", "moving shapes have no actions"),
+    (diffusion_arguments, "--model m --tokenizer t", "expected no --tokenizer and no --vae"),
+    (diffusion_arguments, "--vae v --tokenizer t", "expected no --tokenizer"),
+    (diffusion_arguments, "--patches compressed --joint-images 2", "expected --patches uniform"),
+    (diffusion_arguments, "--video-weight 0 --joint-images 2", "expected a --video-weight above 0"),
+    (diffusion_arguments, "--sampler ddpm --eta 0.5", "eta is of the sampler 'ddim'"),
     (prior_arguments, "--prior gpt --temperature 0", "temperature must be finite and above 0"),
 ]
 
@@ -175,6 +188,8 @@ def test_arguments_that_do_not_go_together_are_refused(capsys, parse, argv, mess
         (prior_arguments, "--data . --prompts 0 --stories 0 --stride 2"),
         (prior_arguments, "--prior gpt --condition classes frames text --top-k 5 --top-p 0.5 --cond-scale 3"),
         (prior_arguments, "--prior gpt --data . --condition actions --prompts 0 --axes time --positions sincos"),
+        (diffusion_arguments, "--condition classes --cond-scale 4 --joint-images 2 --variant 3 --sampler ddpm"),
+        (diffusion_arguments, "--vae v --size 16 --data . --condition none --patches compressed"),
         (train.parse_arguments, "--minutes 1 --share 0.5"),
     ],
 )
@@ -202,7 +217,7 @@ def test_sizes_that_do_not_fit_are_refused_before_any_data_is_read(monkeypatch, 
 
 def test_a_file_in_place_of_a_folder_of_results_is_found_at_the_start(capsys, tmp_path):
     (tmp_path / "model").touch()
-    for parse in (tokenizer_arguments, prior_arguments):
+    for parse in (tokenizer_arguments, prior_arguments, diffusion_arguments):
         assert f"--out needs {tmp_path / 'model'} to be a folder" in refused(parse, ["--out", str(tmp_path)], capsys)
 
 

@@ -17,7 +17,7 @@ from data.conditions import CONDITIONS
 from data.runs import load_model, read_plan, tokenizer_of
 from data.video_reader import read_video
 from phenaki_pytorch import VideoGPT
-from training import loop, prior, results
+from training import loop, results, second_stage
 
 ACTIONS, CAPTIONS, FRAMES = ("left", "right"), ("it flickers", "all is still"), 8
 GPT = [*PRIOR_RUN, "--prior", "gpt", "--frames", "4"]
@@ -87,7 +87,7 @@ def begun(request, folder, tmp_path_factory):
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prior, "trained_prior", not_trained)
+        patch.setattr(second_stage, "trained_stage", not_trained)
         run(train_prior.main, arguments(folder, condition, out))
     return condition, out, *kept
 
@@ -179,8 +179,8 @@ def test_any_prior_is_trained_over_any_tokenizer(kind, build, tmp_path, monkeypa
     made, tokenizer = [], build()
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     monkeypatch.setattr(generate, "write", lambda args, scenes, fps: made.extend(scenes))
-    monkeypatch.setattr(prior, "trained_prior", lambda args, accelerator, model, *more: model)
-    monkeypatch.setattr(prior, "timed", lambda *given: 1.0)
+    monkeypatch.setattr(second_stage, "trained_stage", lambda args, accelerator, model, *more: model)
+    monkeypatch.setattr(second_stage, "timed", lambda *given: 1.0)
     words = [*PRIOR_RUN, "--prior", kind, "--condition", "none", "--tokenizer", str(tmp_path / "tokenizer")]
     run(train_prior.main, [*words, "--out", str(tmp_path)])
     assert same_state(state(tokenizer_of(load_model(tmp_path / "model"))), state(tokenizer))

@@ -24,7 +24,7 @@ from data.moving_shapes import COLOURS, MOTIONS, SHAPES
 from data.runs import load_model, load_tokenizer, read_plan, whole_curves
 from data.sampling import planned_sampling
 from phenaki_pytorch import SelfCritic, TokenCritic
-from training import prior
+from training import second_stage
 from training.arguments import prior_arguments
 
 
@@ -182,7 +182,7 @@ def test_missing_files_and_lengths_that_do_not_fit_are_errors(tmp_path, tokenize
     ],
 )
 def test_what_only_the_end_uses_is_checked_before_clips_are_encoded(tmp_path, tokenizer, monkeypatch, argv, message):
-    monkeypatch.setattr(prior, "encode_sets", lambda *given: pytest.fail("the clips were encoded"))
+    monkeypatch.setattr(second_stage, "encode_sets", lambda *given: pytest.fail("the clips were encoded"))
     words = [*("--tokenizer", str(tokenizer), "--precision", "no", "--out", str(tmp_path)), *argv.split()]
     with pytest.raises(SystemExit) as caught:
         train_prior.main(words)
@@ -191,7 +191,7 @@ def test_what_only_the_end_uses_is_checked_before_clips_are_encoded(tmp_path, to
 
 def test_a_critic_of_the_model_has_its_options(tmp_path, model, monkeypatch):
     encoded = []
-    monkeypatch.setattr(prior, "encode_sets", lambda args, *given: encoded.append(args.critic) or 1 / 0)
+    monkeypatch.setattr(second_stage, "encode_sets", lambda args, *given: encoded.append(args.critic) or 1 / 0)
     words = ["--model", str(model), "--precision", "no", "--out", str(tmp_path), "--critic-inline"]
     with pytest.raises(ZeroDivisionError):
         train_prior.main(words)

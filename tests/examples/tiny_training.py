@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training import loop, prior, tokenizer
+from training import loop, second_stage, tokenizer
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 TOKENIZER_RUN = ["--steps", "4", "--checkpoint-every", "2", "--size", "16", "--batch-size", "2", "--precision", "no"]
@@ -30,8 +30,8 @@ def run(main, argv):
         for module, name in (
             (loop, "write_curves"),
             (tokenizer, "show_reconstructions"),
-            (prior, "show_samples"),
-            (prior, "write_results"),
+            (second_stage, "show_samples"),
+            (second_stage, "write_results"),
         ):
             patch.setattr(module, name, lambda *given, **named: None)
         main(argv)

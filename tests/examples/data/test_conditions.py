@@ -48,7 +48,7 @@ def test_nothing_else_is_told():
         assert Conditions([name], encoder=WordEncoder()).tell(items).keys() == {name} & {"frames", "actions"}
     conditions = Conditions(["none"], encoder=WordEncoder())
     assert conditions.texts.width is None and conditions.tell(items) == {}
-    assert conditions.collate([{"ids": torch.zeros(2, 2, 2), "caption": "clip"}]).keys() == {"video_ids"}
+    assert conditions.collate([{"latents": torch.zeros(2, 2, 2), "caption": "clip"}]).keys() == {"video_ids"}
 
 
 def test_each_caption_is_encoded_once_and_padded_to_the_longest():

@@ -7,7 +7,7 @@ import torch
 
 from conftest import tiny_cvivit
 from data.conditions import Conditions
-from data.encoded import Encoded, encode_all
+from data.encoded import Encoded, WithImages, encode_all
 from data.moving_shapes import MovingShapes
 from data.word_vectors import WordVectors
 from training.maskgit_prior import collate
@@ -26,7 +26,7 @@ def test_continuations_have_the_caption_of_the_clip_or_begin_where_the_caption_o
     expected |= {(2, "after 2"): 500, (4, "after 4"): 250}
     assert counts.keys() == expected.keys()
     assert all(counts[key] == pytest.approx(expected[key], rel=0.15) for key in expected)
-    assert all(torch.equal(item["ids"], clips()[number // 2000]["ids"]) for number, item in enumerate(drawn))
+    assert all(torch.equal(item["latents"], clips()[number // 2000]["latents"]) for number, item in enumerate(drawn))
 
 
 def test_draws_are_functions_of_seed_index_and_epoch():
@@ -45,7 +45,7 @@ def test_images_and_items_outside_training_are_no_continuations():
 def test_a_split_keeps_the_clips_and_their_options():
     first, last = clips(prime_prob=1.0, seed=3).split(1)
     assert len(first) == len(last) == 1
-    assert torch.equal(last[0]["ids"], clips()[1]["ids"])
+    assert torch.equal(last[0]["latents"], clips()[1]["latents"])
     assert first.draw(0, 7)["prime_steps"] == clips(prime_prob=1.0, seed=3).draw(0, 7)["prime_steps"] > 0
 
 
@@ -70,4 +70,14 @@ def test_a_batch_has_the_number_of_given_time_steps_of_each_clip():
     items = [encoded.draw(index, 0) for index in range(20)]
     batch = collate(Conditions(["text"], encoder=WordVectors()), items)
     assert batch["prime_steps"].tolist() == [item["prime_steps"] for item in items]
-    assert batch["prime_steps"].min() >= 1 and batch["prime_steps"].max() < encoded.ids.shape[1]
+    assert batch["prime_steps"].min() >= 1 and batch["prime_steps"].max() < encoded.latents.shape[1]
+
+
+def test_the_images_of_a_clip_are_drawn_anew_in_each_epoch_and_are_a_function_of_seed_index_and_epoch():
+    images = Encoded(torch.rand(9, 1, 2, 2, 3).half(), [[f"image {number}"] for number in range(9)])
+    joint = WithImages(clips(), images, 3)
+    drawn = [[image["caption"] for image in joint.draw(1, epoch)["images"]] for epoch in range(4)]
+    again = [[image["caption"] for image in joint.draw(1, epoch)["images"]] for epoch in range(4)]
+    assert drawn == again and len({*map(tuple, drawn)}) > 1 and all(len(each) == 3 for each in drawn)
+    assert joint.draw(1, 0)["images"][0]["latents"].dtype == torch.float32
+    assert torch.equal(joint.draw(1, 0)["latents"], clips()[1]["latents"])

@@ -4,12 +4,17 @@ import argparse
 
 import pytest
 
-from conftest import tiny_phenaki, tiny_token_critic, tiny_videogpt
+from conftest import tiny_latte, tiny_phenaki, tiny_token_critic, tiny_videogpt
 from data.flags import flag_of
 from data.sampling import OPTIONS, SETTABLE, add_sampling, asked_sampling, check_sampling, planned_sampling
 from phenaki_pytorch import SelfCritic
+from phenaki_pytorch.diffusion.options import diffusion_options
 from phenaki_pytorch.priors.autoregressive import raster_options
 from phenaki_pytorch.priors.decoding import sampling_options
+
+
+def ddim_options(given):
+    return diffusion_options({"sampler": "ddim", **given})
 
 
 @pytest.mark.parametrize(
@@ -23,13 +28,15 @@ from phenaki_pytorch.priors.decoding import sampling_options
         ("token-temperature", ["1e-6", "2"], ["0", "-1"]),
         ("top-k", ["1", "2048"], ["0", "-1", "1.5"]),
         ("top-p", ["1e-6", "1"], ["0", "-1", "1.1"]),
+        ("eta", ["0", "1"], ["-1", "1.1"]),
     ],
 )
 def test_programs_take_the_sampling_options_that_the_library_takes(capsys, flag, taken, refused):
     parser = argparse.ArgumentParser()
     add_sampling(parser)
     words = 2 if flag == "token-temperature" else 1
-    options = raster_options if flag in ("top-k", "top-p") else sampling_options
+    kinds = {"top-k": raster_options, "top-p": raster_options, "eta": ddim_options}
+    options = kinds.get(flag, sampling_options)
     for text in taken:
         args = parser.parse_args([f"--{flag}", *[text] * words])
         options({name: value for name, value in asked_sampling(args).items() if value is not None})
@@ -67,10 +74,19 @@ def test_sampling_options_without_effect_on_a_model_are_refused(given, critic, d
 @pytest.mark.parametrize(
     "prior, name", [(prior, name) for prior in OPTIONS for name in SETTABLE if name not in OPTIONS[prior]]
 )
-def test_sampling_options_of_the_other_prior_are_refused(prior, name):
-    model = {"maskgit": tiny_phenaki, "gpt": tiny_videogpt}[prior]()
+def test_sampling_options_of_other_models_are_refused(prior, name):
+    model = {"maskgit": tiny_phenaki, "gpt": tiny_videogpt, "latte": tiny_latte}[prior]()
     with pytest.raises(ValueError, match=f"{flag_of(name)} would have no effect on a {type(model).__name__}"):
         check_sampling({name: 1}, planned_sampling({"prior": prior}), model)
+
+
+def test_a_latte_is_guided_by_texts_and_by_classes():
+    options = planned_sampling({"prior": "latte", "sampling_steps": 7}) | {"cond_scale": 2.0}
+    assert options["steps"] == 7
+    for conditions in ({"num_classes": 3}, {"dim_context": 5}):
+        check_sampling({"cond_scale": 2.0}, options, tiny_latte(**conditions))
+    with pytest.raises(ValueError, match="--cond-scale would have no effect on a model that reads no text"):
+        check_sampling({"cond_scale": 2.0}, options, tiny_latte())
 
 
 def test_a_plan_asks_for_the_sampling_options_of_its_prior():

@@ -30,6 +30,7 @@ SIZE = 32
 def on_the_cpu(monkeypatch):
     """The stand-ins for models have no weights that would tell their device."""
     monkeypatch.setattr(claims, "device_of", lambda model: torch.device("cpu"))
+    monkeypatch.setattr(claims, "tokenizer_of", lambda model: model.cvivit)
 
 
 class Frames(nn.Module):

@@ -67,7 +67,7 @@ def test_crossed_clips_are_the_videos_under_captions_of_images():
     images.captions[1] = ["a blue circle"]
     crossed = crossed_clips(Namespace(distil_guidance=2.0, seed=0), (videos, images))
     items = [crossed.draw(index, epoch=0) for index in range(len(crossed))]
-    assert all(torch.equal(item["ids"], videos[index]["ids"]) for index, item in enumerate(items))
+    assert all(torch.equal(item["latents"], videos[index]["latents"]) for index, item in enumerate(items))
     assert {item["caption"] for item in items} == {"a white square", "a blue circle"}
     same, other = (crossed_clips(Namespace(distil_guidance=2.0, seed=seed), (videos, images)) for seed in (0, 1))
     assert crossed.captions == same.captions != other.captions

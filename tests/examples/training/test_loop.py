@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from conftest import same_state, state, tiny_maskgit
+from conftest import same_state, state, tiny_latte, tiny_maskgit
 from training import loop
 from training.checkpoints import load_newest, save_checkpoint
 from training.loop import Recipe, build_optimizers, fit, lr_factor
@@ -141,3 +141,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_before_its_weights_are_meas
     assert all(measured)
     for path in tmp_path.glob("step-*.pt"):
         assert int(path.stem[5:]) <= bad
+
+
+def test_muon_trains_the_matrices_inside_blocks_but_no_modulation():
+    latte = tiny_latte(num_classes=3)
+    adamw, muon = build_optimizers(latte, Recipe(steps=1, lr=1e-3, seed=0, optimizer="muon"))
+    names = {id(parameter): name for name, parameter in latte.named_parameters()}
+    matrices = [names[id(parameter)] for group in muon.param_groups for parameter in group["params"]]
+    rest = [names[id(parameter)] for group in adamw.param_groups for parameter in group["params"]]
+    assert len(matrices) == 8 and all(".blocks." in name for name in matrices)  # qkv, out and two of the feed-forward
+    assert sum("to_modulation" in name for name in rest) == 6 and not any("to_modulation" in name for name in matrices)

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from training.plans import load_plan, write_plan
-from training.stage import STAGES, begin_with, check_held, one_run, open_plan, remove_prior
+from training.stage import STAGES, begin_with, check_held, one_run, open_plan, remove_second_stage
 
 
 def test_a_part_that_only_one_side_has_is_left_as_it_is():
@@ -58,7 +58,14 @@ def arguments(out, **flags):
 
 
 @pytest.mark.parametrize(
-    "stage, weights", [("tokenizer", "cvivit"), ("tokenizer", "tokenizer"), ("maskgit", "maskgit"), ("gpt", "gpt")]
+    "stage, weights",
+    [
+        ("tokenizer", "cvivit"),
+        ("tokenizer", "tokenizer"),
+        ("maskgit", "maskgit"),
+        ("gpt", "gpt"),
+        ("latte", "transformer"),
+    ],
 )
 def test_a_training_that_is_there_is_refused_unless_it_goes_on_or_is_replaced(tmp_path, stage, weights):
     check_held(arguments(tmp_path), *STAGES)
@@ -76,16 +83,25 @@ def test_a_training_that_is_there_is_refused_unless_it_goes_on_or_is_replaced(tm
         check_held(arguments(tmp_path / "other"), *STAGES)
 
 
+MODEL_PARTS = ("codec", "critic", "frame_encoder", "gpt", "maskgit", "standardisation", "transformer")
+
+
 @pytest.mark.parametrize("keep, other", [("cvivit", "tokenizer"), ("tokenizer", "cvivit")])
 def test_the_second_stage_of_a_tokenizer_that_is_replaced_is_deleted_and_that_is_said(tmp_path, capsys, keep, other):
-    remove_prior(tmp_path, keep=keep)
+    remove_second_stage(tmp_path, keep=keep)
     assert capsys.readouterr().out == ""
     kept = ["maskgit/curves.csv", f"model/{keep}/config.json", "tokenizer/plan.json"]
-    deleted = ["gpt/step-00000002.pt", "maskgit/step-00000002.pt", "plan.json", "model/config.json"]
-    deleted += [f"model/{part}/config.json" for part in ("critic", "frame_encoder", "gpt", "maskgit", other)]
+    deleted = [
+        "gpt/step-00000002.pt",
+        "latte/step-00000002.pt",
+        "maskgit/step-00000002.pt",
+        "plan.json",
+        "model/config.json",
+    ]
+    deleted += [f"model/{part}/config.json" for part in (*MODEL_PARTS, other)]
     for name in (*kept, *deleted):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    remove_prior(tmp_path, keep=keep)
+    remove_second_stage(tmp_path, keep=keep)
     assert capsys.readouterr().out.startswith("deleted the model, plan.json and checkpoints of the second stage in ")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == kept

@@ -10,7 +10,7 @@ from data.conditions import Captions, Conditions
 from data.encoded import Encoded
 from data.word_vectors import WordVectors
 from training.plans import write_object
-from training.prior import conditions_of, names_of, words
+from training.second_stage import conditions_of, names_of, words
 
 
 class Clips:

@@ -1,7 +1,4 @@
-"""The second stage: a prior over the ids of a trained tokenizer, given the captions, or frames, actions, classes.
-
-t, h, w = grid of ids
-"""
+"""The second stage: a model of the latents of a trained first stage, told captions, frames, actions or nothing."""
 
 import argparse
 import copy
@@ -20,35 +17,38 @@ from data.encoded import Encoded, encode_all
 from data.fitting import fitting
 from data.mixture import Source
 from data.runs import SYSTEMS, load_model, load_tokenizer, read_plan_file, tokenizer_of
-from data.sources import DataSets, captioned_data, mixture, sources_of
+from data.sampling import Model
+from data.sources import DataSets, captioned_data, mixture
+from data.vae import load_vae
 from data.word_vectors import WordVectors, words_of
-from phenaki_pytorch import CViViT, Phenaki, T5TextEncoder, VideoGPT
+from phenaki_pytorch import CViViT, ImageVAE, T5TextEncoder
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import usable_frames
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
-from training import gpt_prior, maskgit_prior
+from training import gpt_prior, latte_stage, maskgit_prior
 from training.arguments import recipe_of
 from training.checks import check_data, check_options, take_image_weight
 from training.loop import fit, seconds_per_step
 from training.plans import files_of, load_plan, write_plan
 from training.results import check_evaluation, show_samples, write_results
-from training.stage import PRIORS, begin, check_held, open_plan, plan_steps, trial_steps
+from training.stage import SECOND_STAGES, begin, check_held, open_plan, plan_steps, trial_steps
 
 DIGEST = "tokenizer_sha256"  # in the plan
 FRAMES = 9  # of a clip, where neither --frames nor the tokenizer says how many
+VAE_FRAMES = 16  # the same over an image VAE, Latte's
 WATCHED = 64  # clips that the curves are measured on
 
-KINDS = {"maskgit": maskgit_prior, "gpt": gpt_prior}
-Model = Phenaki | VideoGPT
+KINDS = {"maskgit": maskgit_prior, "gpt": gpt_prior, "latte": latte_stage}
+FirstStage = VideoTokenizer | ImageVAE
 
 
-def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None:
-    """The whole stage, from the arguments of train_prior.py: train a prior and write the model to --out.
+def train_second_stage(args: argparse.Namespace, *, began: float | None = None) -> None:
+    """The whole stage, from the arguments of train_prior.py or train_diffusion.py: train, and write the model to --out.
 
     `began`: the time from which results.json counts its minutes; default: now.
     """
     began = time.time() if began is None else began
-    check_held(args, *PRIORS)
+    check_held(args, *SECOND_STAGES)
     accelerator, plan = begin(args), args.out / "plan.json"
     (args.out / args.prior).mkdir(parents=True, exist_ok=True)
     trained = trained_model(args)
@@ -64,7 +64,7 @@ def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None
     files = files_of(sets)
     open_plan(plan, args, files)
     encoded, watched = encode_sets(args, accelerator, tokenizer, sets, conditions)
-    mixed = sources_of(args, encoded) + KINDS[args.prior].further_sources(args, encoded)
+    mixed = KINDS[args.prior].sources(args, encoded)
     steps = args.steps
     if not args.resume:
         steps = plan_steps(args, accelerator, timed(args, accelerator, model, mixed, conditions))
@@ -72,7 +72,7 @@ def train_prior(args: argparse.Namespace, *, began: float | None = None) -> None
             more = {"files": files, DIGEST: digest, **words(conditions.texts, encoded), **names_of(conditions)}
             write_plan(plan, args, steps, **more)
     held_out = KINDS[args.prior].collate(conditions, [watched[i] for i in range(len(watched))])
-    model = trained_prior(args, accelerator, model, mixed, conditions, held_out, steps)
+    model = trained_stage(args, accelerator, model, mixed, conditions, held_out, steps)
     if accelerator.is_main_process:
         model.save_pretrained(args.out / "model")
         show_samples(args, model, next(clips for clips in encoded if clips is not None), conditions)
@@ -88,18 +88,23 @@ def text_encoder(name: str) -> TextEncoder:
 
 
 def trained_model(args: argparse.Namespace) -> Model | None:
-    """The model of --model. ValueError where it is not of the kind of --prior."""
+    """The model of --model. ValueError where it is of another kind."""
     if args.model is None:
         return None
     model = load_model(Path(args.model)).cpu()
     if SYSTEMS[type(model)] != args.prior:
-        raise ValueError(f"--model is a {type(model).__name__}: expected no --prior {args.prior}")
+        raise ValueError(f"--model is a {type(model).__name__}: expected {expected_of(args)}")
     return model
 
 
-def sized_tokenizer(args: argparse.Namespace, trained: Model | None) -> VideoTokenizer:
-    """The trained tokenizer. Fills in --size, --frames and --image-weight where they are not given."""
-    tokenizer = load_tokenizer(tokenizer_folder(args)) if trained is None else tokenizer_of(trained)
+def expected_of(args: argparse.Namespace) -> str:
+    """What is expected in place of a --model of another kind."""
+    return "a Latte" if args.prior == "latte" else f"no --prior {args.prior}"
+
+
+def sized_tokenizer(args: argparse.Namespace, trained: Model | None) -> FirstStage:
+    """The trained first stage. Fills in --size, --frames and --image-weight where they are not given."""
+    tokenizer = load_first_stage(args) if trained is None else tokenizer_of(trained)
     tokenizer = of_size(tokenizer, args.size)
     args.size = tokenizer.image_size[0]
     if args.frames is None:
@@ -108,20 +113,24 @@ def sized_tokenizer(args: argparse.Namespace, trained: Model | None) -> VideoTok
     return tokenizer
 
 
-def tokenizer_folder(args: argparse.Namespace) -> Path:
-    """Where the tokenizer lies."""
-    return args.out / "model" if args.tokenizer is None else Path(args.tokenizer)
+def load_first_stage(args: argparse.Namespace) -> FirstStage:
+    """The image VAE of --vae, or the tokenizer of --tokenizer or of an earlier training in --out."""
+    if getattr(args, "vae", None) is not None:
+        return load_vae(Path(args.vae), args.size)
+    return load_tokenizer(args.out / "model" if args.tokenizer is None else Path(args.tokenizer))
 
 
-def frames_of(tokenizer: VideoTokenizer) -> int:
+def frames_of(tokenizer: FirstStage) -> int:
     """The frames of the clips that a tokenizer was trained on, as far as it knows."""
+    if isinstance(tokenizer, ImageVAE):
+        return VAE_FRAMES
     if (shape := tokenizer.config.get("video_shape")) is not None:
         return shape[0]
     window = tokenizer.config.get("temporal_window")
     return usable_frames(tokenizer, FRAMES) if window is None else tokenizer.num_frames(window)
 
 
-def of_size(tokenizer: VideoTokenizer, size: int | None) -> VideoTokenizer:
+def of_size(tokenizer: FirstStage, size: int | None) -> FirstStage:
     """The same tokenizer for square clips of `size` pixels; None: the size of its training."""
     height, width = tokenizer.image_size
     if size is None and height != width:
@@ -136,7 +145,7 @@ def of_size(tokenizer: VideoTokenizer, size: int | None) -> VideoTokenizer:
     return other
 
 
-def digest_of(tokenizer: VideoTokenizer) -> str:
+def digest_of(tokenizer: FirstStage) -> str:
     """The SHA-256 of the tokenizer's weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(tokenizer.state_dict().items()):
@@ -155,7 +164,7 @@ def check_same_tokenizer(args: argparse.Namespace, plan: Path, digest: str) -> N
 
 
 def conditions_of(args: argparse.Namespace, sets: DataSets) -> Conditions:
-    """What the prior is told. ValueError where the data lack something.
+    """What the model is told. ValueError where the data lack something.
 
     Classes and actions are those of --model, or of the plan of a training that is resumed, so that they keep their
     numbers.
@@ -197,7 +206,7 @@ def actions_of(videos: Dataset | None, images: Dataset | None, known: list[str] 
 def encode_sets(
     args: argparse.Namespace,
     accelerator: Accelerator,
-    tokenizer: VideoTokenizer,
+    tokenizer: FirstStage,
     sets: DataSets,
     conditions: Conditions,
 ) -> tuple[list[Encoded | None], Encoded]:
@@ -206,8 +215,8 @@ def encode_sets(
     options = {
         "seed": args.seed,
         "device": accelerator.device,
-        "prime_prob": args.prime_prob or 0.0,
         "tell": conditions.tell,
+        **KINDS[args.prior].encoding(args, tokenizer),
     }
     encoded = [None if each is None else encode_all(tokenizer, each, args.encoded, **options) for each in sets]
     place = 0 if encoded[0] is not None else 1
@@ -245,7 +254,7 @@ def timed(
     return seconds_per_step(accelerator, kind.training_step(args, model), batches, recipe_of(args, steps))
 
 
-def trained_prior(
+def trained_stage(
     args: argparse.Namespace,
     accelerator: Accelerator,
     model: Model,
