@@ -64,7 +64,7 @@ def test_every_number_has_a_range(program, monkeypatch, capsys):
             assert capsys.readouterr().err.splitlines()[-1].find(f"error: argument {flag}: ") > 0, (flag, text)
 
 
-@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {"minimal", "benchmark", "gpt_speed"}))
+@pytest.mark.parametrize("program", sorted({*PROGRAMS} - {"minimal", "benchmark", "gpt_speed", "latte_speed"}))
 def test_an_empty_name_of_a_file_or_folder_is_refused(program, monkeypatch, capsys):
     main = importlib.import_module(program).main
     paths = [action for action in parser_of(program, monkeypatch)._actions if action.type in (path, path_text, png)]
