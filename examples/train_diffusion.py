@@ -16,8 +16,8 @@ to codes; those of an image VAE are drawn once for each clip. --vae needs the pa
 The sizes, and defaults of the recipe, are those of a small model on a processor. Latte's own: AdamW, a constant --lr of
 0.0001, --ema 0.9999, and the sizes in presets.py.
 
-Leaves in --out: model/, which generate.py and `Latte.from_pretrained` read, tokenizer included, an image VAE not;
-plan.json; latte/ with curves, checkpoints and samples; results.json.
+Leaves in --out: model/, which generate.py and `Latte.from_pretrained` read, tokenizer included, an image VAE and the
+text encoder "words" not; plan.json; latte/ with curves, checkpoints and samples; results.json.
 """
 
 from collections.abc import Sequence

@@ -120,7 +120,8 @@ class Latte(System):
         images             (b, i, c, h, w) in [0, 1], i images for each video, drawn independently of it, or instead
         image_latents      (b, i, h, w, e)
         image_classes      int64 (b, i)
-        image_text_embeds  (b, i, m, d) and image_text_mask, bool (b, i, m); another m than that of the videos' will do
+        image_text_embeds  (b, i, m, d) and image_text_mask, bool (b, i, m), what the text encoder gave for the captions of
+                           the images; m may be another than that of the videos
 
         Each image counts as much as a time step of the video. Raises ValueError for a condition that is missing, not
         asked for, or does not fit.
@@ -136,6 +137,8 @@ class Latte(System):
             given |= {"images": pictures.shape[1], "image_classes": self._moved(image_classes)}
             texts = padded_to_one_length(context, context_mask, image_text_embeds, image_text_mask)
             given |= dict(zip(("context", "context_mask", "image_context", "image_context_mask"), texts))
+            if context is not None and image_text_embeds is None:
+                raise ValueError("expected image_text_embeds for the images, from the text encoder, got none")
         elif not (image_classes is None and image_text_embeds is None and image_text_mask is None):
             raise ValueError("expected images or image_latents with conditions of images, got neither")
         return self.diffusion.losses(partial(self.transformer, **given), self.standardisation.standardised(latents))

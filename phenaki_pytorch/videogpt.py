@@ -249,8 +249,9 @@ class VideoGPT(System):
         """What the GPT is given beside a text."""
         given = Given() if condition is None else Given(condition=condition)
         if (frames is None) != (self.frame_encoder is None):
-            got, expected = ("none", "some") if frames is None else ("some", "none")
-            raise ValueError(f"expected {expected} frames for a frame encoder, got {got}")
+            got, expected = ("none", "some") if frames is None else ("some", "no")
+            reads = "no frame encoder" if self.frame_encoder is None else "a frame encoder"
+            raise ValueError(f"this model has {reads}: expected {expected} frames, got {got}")
         if frames is not None:
             if len(frames) != batch_size:
                 raise ValueError(f"frames have a batch of {len(frames)}, expected {batch_size}")

@@ -187,7 +187,7 @@ def test_the_prior_must_have_the_codes_and_grid_of_the_tokenizer(name):
 
 
 def test_a_window_that_the_tokenizer_cannot_take_is_refused():
-    with pytest.raises(ValueError, match=r"tables of positions, \(6, 2, 2\), got \(7, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"video_shape, \(6, 2, 2\), got \(7, 2, 2\)"):
         tiny_phenaki(cvivit=tiny_vqvae(), grid=(7, 2, 2))
 
 

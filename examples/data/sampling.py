@@ -89,7 +89,7 @@ def add_diffusion_sampling(parser: argparse.ArgumentParser) -> None:
     add("--sampler", choices=("ddpm", "ddim"), help="ddim needs fewer steps")
     eta = "of ddim: noise that each step adds, 0 for none, 1 for as much as ddpm"
     add("--eta", type=number(at_least=0, at_most=1), help=eta)
-    add("--spacing", choices=tuple(SPACINGS), help="which of the steps of training the passes are")
+    add("--spacing", choices=tuple(SPACINGS), help="how the passes are spread over the 1000 noise levels of training")
 
 
 def asked_sampling(args: argparse.Namespace, kind: str | None = None) -> dict:

@@ -56,7 +56,7 @@ def prior_arguments(argv: Sequence[str] | None = None, description: str | None =
     add_prior_recipe(add)
     add_sampling(parser, "--sampling-steps", PRIORS)
     add = parser.add_argument_group("evaluation at the end, of moving shapes").add_argument
-    add("--prompts", type=integer(0), help="number of prompts; 0 for none; default: 200")
+    add("--prompts", type=integer(0), help="number of prompts; 0: reconstructions alone are measured; default: 200")
     add("--stories", type=integer(0), help="of a maskgit: number of stories; 0 for none; default: 50")
     return parsed(parser, argv, plan="plan.json", check=check_prior)
 
@@ -77,7 +77,7 @@ def diffusion_arguments(argv: Sequence[str] | None = None, description: str | No
     add_recipe(parser, batch_size=16, lr=1e-3, compiled="the transformer", **EMA)
     add_sampling(parser, "--sampling-steps", ("latte",))
     add = parser.add_argument_group("evaluation at the end, of moving shapes").add_argument
-    add("--prompts", type=integer(0), help="number of prompts; 0 for none; default: 200")
+    add("--prompts", type=integer(0), help="number of prompts; 0: reconstructions alone are measured; default: 200")
     return parsed(parser, argv, plan="plan.json", check=check_diffusion)
 
 
@@ -136,7 +136,11 @@ def add_second_stage(parser: argparse.ArgumentParser, *, steps: int):
 
 def add_overwrite(add: Callable) -> None:
     """Add --overwrite."""
-    add("--overwrite", action="store_true", help="replace the training that --out holds; a tokenizer's, with its model")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the training that --out holds; a tokenizer's, with the model that was trained on its ids",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, *, size: int | None, frames: int | None):
@@ -168,7 +172,7 @@ def add_diffusion_model(parser: argparse.ArgumentParser) -> None:
     add("--dim", type=integer(), default=128, help="width; default: %(default)s")
     add("--depth", type=integer(), default=8, help="blocks; default: %(default)s")
     add("--heads", type=integer(), help="attention heads; default: the width over 32")
-    patch = "height and width of a patch, in latents; default: %(default)s"
+    patch = "height and width of a token, in latents; default: %(default)s"
     add("--model-patch-size", type=integer(), default=2, help=patch)
     variant = "of the blocks: space and time in turn (1), first space (2), both in each block (3), side by side (4)"
     add("--variant", type=int, choices=CHOICES["variant"], default=1, help=f"{variant}; default: %(default)s")

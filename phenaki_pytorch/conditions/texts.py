@@ -50,7 +50,7 @@ class Texts:
         given = (texts is not None) + (embeds is not None)
         if self.dim is None:
             if given:
-                raise ValueError("this model is unconditional: expected neither texts nor text_embeds, got some")
+                raise ValueError("this model reads no text: expected neither texts nor text_embeds, got some")
             return None, None
         if given != 1:
             raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")

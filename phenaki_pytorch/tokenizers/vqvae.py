@@ -188,7 +188,7 @@ class VQVAE(VideoTokenizer):
         grid = num_frames // stride, h, w
         if self.positions is not None and any(got > most for got, most in zip(grid, self.positions.grid)):
             raise ValueError(
-                f"the grid of a clip must fit into the tables of positions, {self.positions.grid}, got {grid}"
+                f"the grid of a clip must fit into the learned positions, those of video_shape, {self.positions.grid}, got {grid}"
             )
         return grid
 
