@@ -28,6 +28,7 @@ from phenaki_pytorch.core.checks import (
     check_features,
     check_same,
     common_batch,
+    one_of,
 )
 from phenaki_pytorch.core.contracts import Denoiser, TextEncoder
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
@@ -51,9 +52,9 @@ class Latte(System):
     codec         ImageVAE, CViViT, VQGAN, VQVAE, or any module with latents, decode_features, grid, num_frames and
                   code_dim; trained. It is frozen here: in eval mode for good, its parameters without gradient
     transformer   the LatteTransformer to train; a window, the video of one pass, has its grid
-    text_encoder  as in `Phenaki`; None where text embeddings are given, or the transformer reads no text
-    standardise   give each channel of the latents mean 0 and variance 1, by what the first 100 batches of training
-                  measure; False: leave them as they are, as the published weights have them behind an `ImageVAE`
+    text_encoder  as in `Phenaki`; None where text embeddings are given; unused by a transformer that reads no text
+    standardise   give each channel of the latents mean 0 and variance 1, by what the first 100 batches of videos in
+                  training measure; False: leave them as they are, as published weights have them of an `ImageVAE`
 
     Raises ValueError where the parts do not fit each other.
     """
@@ -120,28 +121,33 @@ class Latte(System):
         images             (b, i, c, h, w) in [0, 1], i images for each video, drawn independently of it, or instead
         image_latents      (b, i, h, w, e)
         image_classes      int64 (b, i)
-        image_text_embeds  (b, i, m, d) and image_text_mask, bool (b, i, m), what the text encoder gave for the captions of
-                           the images; m may be another than that of the videos
+        image_text_embeds  (b, i, m, d) and image_text_mask, bool (b, i, m), what the text encoder gave for the images'
+                           captions; m may be another than that of the videos
 
         Each image counts as much as a time step of the video. Raises ValueError for a condition that is missing, not
         asked for, or does not fit.
         """
-        latents = self._latents(videos, latents, names=("videos", "latents"))
+        b = len(one_of(videos=videos, latents=latents))
         context, context_mask = self._text(texts, text_embeds, text_mask)
-        if self.training and self.standardise:
-            self.standardisation.measure(latents)
         given = {"classes": self._moved(classes), "context": context, "context_mask": context_mask}
-        if images is not None or image_latents is not None:
-            pictures = self._image_latents(images, image_latents, like=latents)
-            latents = torch.cat((latents, pictures), dim=1)
-            given |= {"images": pictures.shape[1], "image_classes": self._moved(image_classes)}
-            texts = padded_to_one_length(context, context_mask, image_text_embeds, image_text_mask)
-            given |= dict(zip(("context", "context_mask", "image_context", "image_context_mask"), texts))
+        of_images = (images, image_latents, image_classes, image_text_embeds, image_text_mask)
+        joint = any(value is not None for value in of_images)
+        if joint:
+            shape = one_of(images=images, image_latents=image_latents).shape
+            if len(shape) != 5 or shape[0] != b or shape[1] == 0:
+                raise ValueError(f"images must be ({b}, i, ...), i at least 1, 5 axes in all, got {tuple(shape)}")
             if context is not None and image_text_embeds is None:
                 raise ValueError("expected image_text_embeds for the images, from the text encoder, got none")
-        elif not (image_classes is None and image_text_embeds is None and image_text_mask is None):
-            raise ValueError("expected images or image_latents with conditions of images, got neither")
-        return self.diffusion.losses(partial(self.transformer, **given), self.standardisation.standardised(latents))
+            given |= {"images": shape[1], "image_classes": self._moved(image_classes)}
+            padded = padded_to_one_length(context, context_mask, image_text_embeds, image_text_mask)
+            given |= dict(zip(("context", "context_mask", "image_context", "image_context_mask"), padded))
+        self.transformer.check_conditions(b, **given)
+        latents = self._latents(videos) if latents is None else self._given_latents("latents", latents)
+        pictures = [self._image_latents(images, image_latents, like=latents)] if joint else []
+        if self.training and self.standardise:
+            self.standardisation.measure(latents)
+        standardised = self.standardisation.standardised(torch.cat((latents, *pictures), dim=1))
+        return self.diffusion.losses(partial(self.transformer, **given), standardised)
 
     # generation
 
@@ -171,7 +177,8 @@ class Latte(System):
         batch_size    how many videos to generate where nothing above says it
         sampling      see `DiffusionOptions`
 
-        Whole windows are sampled and cut to the count. Raises ValueError where a size or value does not fit.
+        Whole windows are sampled and cut to the count. The transformer is in eval mode meanwhile, so another thread
+        must not train it. Raises ValueError where a size or value does not fit.
         """
         options = diffusion_options(sampling)
         check_at_least(1, num_frames=num_frames)
@@ -183,7 +190,7 @@ class Latte(System):
         def sample_window(window: Window) -> Tensor:
             known = window.frames
             if known is not None:
-                known = self.standardisation.standardised(self.codec.latents(known, generator=options["generator"]))
+                known = self.standardisation.standardised(self._latents(known, options["generator"]))
             return self._sampled(model, batch_size, self.transformer.grid, options, known)
 
         with in_eval_mode(self.transformer):
@@ -240,33 +247,33 @@ class Latte(System):
 
     # latents
 
-    def _latents(self, videos: Tensor | None, latents: Tensor | None, *, names: tuple[str, str]) -> Tensor:
-        """Latents (b, t, h, w, e) of videos, or those that are given, on the transformer's device."""
-        if (videos is None) == (latents is None):
-            got = "none" if videos is None else "both"
-            raise ValueError(f"expected either {' or '.join(names)}, got {got}")
-        if videos is not None:
-            with torch.no_grad():
-                latents = self.codec.latents(videos)
-        check_features(latents, self.transformer.code_dim, name=names[1])
+    @torch.no_grad()
+    def _latents(self, videos: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents (b, t, h, w, e) of videos (b, c, f, h, w) or images (b, c, h, w)."""
+        latents = self._given_latents("the codec's latents", self.codec.latents(videos, generator=generator))
+        sizes = (1, *videos.shape[2:]) if videos.ndim == 4 else videos.shape[2:]
+        expected = (len(videos), *self.codec.grid(*sizes))
+        if latents.shape[:4] != expected:
+            raise ValueError(f"the codec's latents must be {(*expected, latents.shape[4])}, got {tuple(latents.shape)}")
+        return latents
+
+    def _given_latents(self, name: str, latents: Tensor) -> Tensor:
+        check_features(latents, self.transformer.code_dim, name=name)
         return latents.to(self._device)
 
     def _image_latents(self, images: Tensor | None, image_latents: Tensor | None, *, like: Tensor) -> Tensor:
         """Latents of i images of each of b clips, (b, i, h, w, e), of the size of the clips' latents, `like`."""
-        for name, given in (("images", images), ("image_latents", image_latents)):
-            if given is not None and (given.ndim != 5 or len(given) != len(like)):
-                raise ValueError(f"{name} must be ({len(like)}, i, ...), 5 axes in all, got {tuple(given.shape)}")
-        if images is not None:
-            images = rearrange(images, "b i c h w -> (b i) c 1 h w")
-        if image_latents is not None:
-            image_latents = rearrange(image_latents, "b i h w e -> (b i) 1 h w e")
-        latents = self._latents(images, image_latents, names=("images", "image_latents"))
+        if images is None:
+            latents = self._given_latents("image_latents", image_latents)
+        else:
+            latents = self._latents(rearrange(images, "b i c h w -> (b i) c 1 h w"))
+            latents = rearrange(latents, "(b i) 1 h w e -> b i h w e", b=len(like))
         if latents.shape[2:] != like.shape[2:]:
             raise ValueError(
                 f"images must have the size of the videos, latents of {tuple(like.shape[2:4])}, "
                 f"got {tuple(latents.shape[2:4])}"
             )
-        return rearrange(latents, "(b i) 1 h w e -> b i h w e", b=len(like))
+        return latents
 
     # conditions
 
@@ -320,7 +327,7 @@ class Latte(System):
         save_tokenizer(self.codec, directory / "codec", stage)
         uncompiled(self.transformer).write_to(directory / "transformer", stage)
         self.standardisation.write_to(directory / "standardisation", stage)
-        warn_of_parts(directory, config, PARTS)
+        warn_of_parts(directory, config, PARTS, always=["transformer", "standardisation"])
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Latte":

@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_items
+from phenaki_pytorch.core.checks import check_finite, check_items
 from phenaki_pytorch.core.contracts import Lengths
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 
@@ -120,10 +120,21 @@ class LongVideo:
         while made < num_frames:
             kept = self._kept(0 if recent is None else recent.shape[2], overlap)
             known = recent[:, :, -kept:] if kept else None
-            new = sample(Window(known, made))[:, :, kept:].clamp(0, 1)
+            new = self._checked(sample(Window(known, made)), known)[:, :, kept:].clamp(0, 1)
             recent = new if recent is None else torch.cat((recent, new.to(recent.dtype)), dim=2)[:, :, -self.window :]
             made += new.shape[2]
             yield new[:, :, : new.shape[2] - max(0, made - num_frames)]
+
+    def _checked(self, window: Tensor, known: Tensor | None) -> Tensor:
+        """Refuse what a first stage of the user's own has not decoded to a whole window of the size of known frames."""
+        size = window.shape[3:] if known is None else known.shape[3:]
+        if window.ndim != 5 or window.shape[2:] != (self.window, *size) or not window.is_floating_point():
+            raise ValueError(
+                f"a window must be decoded to (b, c, {self.window}, {', '.join(map(str, size)) or 'h, w'}), floating "
+                f"point, got {window.dtype} {tuple(window.shape)}"
+            )
+        check_finite("the frames of a decoded window", window)
+        return window
 
     def _kept(self, known: int, overlap: int) -> int:
         """How many of the known frames the next window begins with."""

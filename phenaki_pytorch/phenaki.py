@@ -263,7 +263,7 @@ class Phenaki(System):
         uncompiled(self.maskgit).write_to(directory / "maskgit", stage)
         if config["critic"] in CRITICS:
             critic.write_to(directory / "critic", stage)
-        warn_of_parts(directory, config, PARTS)
+        warn_of_parts(directory, config, PARTS, always=["maskgit"])
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "Phenaki":

@@ -13,6 +13,19 @@ from phenaki_pytorch.long_video import LongVideo
 
 Parts = Mapping[str, Collection[str]]  # the name of a part -> the kinds of it that are saved, in a folder of its name
 
+# Of all systems: an earlier model may have left them.
+FOLDERS = (
+    "cvivit",
+    "maskgit",
+    "critic",
+    "tokenizer",
+    "gpt",
+    "frame_encoder",
+    "codec",
+    "transformer",
+    "standardisation",
+)
+
 
 class System(Pretrained):
     """A tokenizer and a prior that may read a text; the constructor sets the two members."""
@@ -37,11 +50,15 @@ class System(Pretrained):
         return super()._apply(fn, recurse)
 
 
-def warn_of_parts(directory: Path, config: Mapping[str, Any], parts: Parts) -> None:
-    """Name, in warnings, modules of the user's own that are not saved, and folders that an earlier model has left."""
+def warn_of_parts(directory: Path, config: Mapping[str, Any], parts: Parts, *, always: Collection[str]) -> None:
+    """Name, in warnings, modules of the user's own that are not saved, and folders that an earlier model has left.
+
+    always  folders that are written whatever the config says
+    """
     if left_out := [name for name, value in config.items() if value == Pretrained.GIVEN]:
         warnings.warn(f"left out of the saved model, to be given to from_pretrained: {left_out}", stacklevel=7)
-    old = [name for name, kinds in parts.items() if config[name] not in kinds and (directory / name).exists()]
+    written = {*always, *(name for name, kinds in parts.items() if config[name] in kinds)}
+    old = [name for name in FOLDERS if name not in written and (directory / name).exists()]
     if old:
         warnings.warn(f"{directory} holds parts of an earlier model, which are not this one's: {old}", stacklevel=7)
 

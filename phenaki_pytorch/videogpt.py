@@ -283,7 +283,7 @@ class VideoGPT(System):
         uncompiled(self.gpt).write_to(directory / "gpt", stage)
         if config["frame_encoder"] in FRAME_ENCODERS:
             encoder.write_to(directory / "frame_encoder", stage)
-        warn_of_parts(directory, config, PARTS)
+        warn_of_parts(directory, config, PARTS, always=["gpt"])
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **given: object) -> "VideoGPT":

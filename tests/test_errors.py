@@ -255,7 +255,7 @@ def test_wrong_training_batches_of_phenaki(changes, message):
 
 def test_texts_for_an_unconditional_phenaki():
     model = tiny_phenaki(dim_context=None)
-    message = "unconditional: expected neither texts nor text_embeds"
+    message = "reads no text: expected no texts, text_embeds and text_mask, got some"
     refused(lambda: model(video(), texts=["a", "b"]), message)
     refused(lambda: model(video(), text_embeds=text()), message)
     refused(lambda: model.generate("a", num_frames=3), message)

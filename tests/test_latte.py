@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from conftest import ToyTokenizer, WordEncoder, same_state, seed, state, tiny_latte, train
+from conftest import ToyTokenizer, WordEncoder, same_state, seed, state, tiny_latte, tiny_videogpt, train
 from latte_models import CODECS, FAST, LABELS, TEXTS, TOLD, clips, every_codec, every_combination, measured
 from phenaki_pytorch import Latte
 from phenaki_pytorch.diffusion.process import Diffusion
@@ -198,6 +198,21 @@ def test_a_codec_of_the_users_own_has_to_be_given_again(tmp_path):
     assert not loaded.standardise
     one, other = (model.eval().generate(num_frames=3, **FAST, generator=seed()) for model in (latte, loaded))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name, value", [("variance", -1.0), ("values", -1.0), ("batches", -1)])
+def test_statistics_that_nothing_could_have_are_refused(name, value, tmp_path):
+    latte = tiny_latte()
+    getattr(latte.standardisation.statistics, name).fill_(value)
+    latte.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"the {name} of .* must be at least 0, got -1"):
+        Latte.from_pretrained(tmp_path)
+
+
+def test_folders_of_another_system_are_named(tmp_path):
+    tiny_videogpt(grid=(3, 2, 2)).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"parts of an earlier model.*\['tokenizer', 'gpt'\]"):
+        tiny_latte().save_pretrained(tmp_path)
 
 
 def test_statistics_of_another_model_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import WordEncoder, tiny_cvivit, tiny_latte, tiny_latte_transformer
+from conftest import ToyTokenizer, WordEncoder, same_state, state, tiny_cvivit, tiny_latte, tiny_latte_transformer
 from latte_models import FAST, LABELS, TOLD, measured
 from phenaki_pytorch import Latte
 
@@ -31,7 +31,35 @@ def test_parts_that_do_not_fit_are_refused(build, kind, message):
         build()
 
 
+class OtherCodec(ToyTokenizer):
+    """A codec of the user's own, of which one method gives something else."""
+
+    def __init__(self, name, change):
+        super().__init__(1, 1)
+        method = getattr(self, name)
+        setattr(self, name, lambda *inputs, **named: change(method(*inputs, **named)))
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("decode_features", lambda video: video[:, :, :2], r"to \(b, c, 4, 16, 16\), .* \(1, 3, 2, 16, 16"),
+        ("decode_features", lambda video: video[:, 0], r"to \(b, c, 4, .* got torch.float32 \(1, 4, 16, 16\)"),
+        ("decode_features", lambda video: video.long(), r"floating point, got torch\.int64"),
+        ("decode_features", lambda video: video * float("nan"), "frames of a decoded window must be finite"),
+        ("latents", lambda latents: latents[:, :1], r"latents must be \(1, 2, 2, 2, 1\), got \(1, 1, 2, 2, 1\)"),
+        ("latents", lambda latents: latents[..., 0], r"the codec's latents must be \(b, t, h, w, 1\)"),
+    ],
+)
+def test_what_a_codec_of_the_users_own_gives_is_checked(name, change, message):
+    latte = tiny_latte(codec=OtherCodec(name, change))
+    with pytest.raises(ValueError, match=message):
+        latte.generate(num_frames=9, prime_frames=torch.rand(1, 3, 2, 16, 16), **FAST)
+
+
 VIDEO = torch.rand(2, 3, 7, 16, 16)
+IMAGE = {"images": torch.rand(2, 1, 3, 16, 16), "image_classes": torch.zeros(2, 1).long()}
+IMAGE["image_text_embeds"] = torch.rand(2, 1, 4, 12)
 
 
 @pytest.mark.parametrize(
@@ -47,11 +75,22 @@ VIDEO = torch.rand(2, 3, 7, 16, 16)
         ({"classes": torch.tensor([0, 3])}, ValueError, r"must lie in \[0, 3\), got \[0, 3\]"),
         ({"texts": None}, ValueError, "either texts or text_embeds, got none"),
         ({"texts": ["a"]}, ValueError, "batch of 1, expected 2"),
-        ({"image_classes": torch.zeros(2, 1).long()}, ValueError, "expected images or image_latents"),
-        ({"images": torch.rand(2, 1, 3, 16, 16)}, ValueError, "expected some image_classes, got none"),
-        ({"images": torch.rand(2, 3, 16, 16)}, ValueError, r"images must be \(2, i, \.\.\.\), 5 axes in all, got"),
+        ({"image_classes": torch.zeros(2, 1).long()}, ValueError, "either images or image_latents, got none"),
+        ({"images": torch.rand(2, 1, 3, 16, 16)}, ValueError, "expected image_text_embeds for the images"),
+        (IMAGE | {"image_classes": None}, ValueError, "expected some image_classes, got none"),
+        (IMAGE | {"image_text_mask": torch.zeros(2, 1, 4).bool()}, ValueError, "image_context_mask must be True"),
+        (
+            {"images": torch.rand(2, 3, 16, 16)},
+            ValueError,
+            r"must be \(2, i, \.\.\.\), i at least 1, 5 axes in all, got",
+        ),
         ({"images": torch.rand(1, 2, 3, 16, 16)}, ValueError, r"images must be \(2, i, .*got \(1, 2, 3, 16, 16\)"),
-        ({"images": torch.rand(2, 1, 3, 8, 16)}, ValueError, r"size of the videos, latents of \(2, 2\), got \(1, 2\)"),
+        ({"images": torch.rand(2, 0, 3, 16, 16)}, ValueError, "i at least 1"),
+        (
+            IMAGE | {"images": torch.rand(2, 1, 3, 8, 16)},
+            ValueError,
+            r"size of the videos, latents of \(2, 2\), got \(1, 2\)",
+        ),
         (
             {"images": torch.rand(2, 1, 3, 16, 16), "image_latents": torch.rand(2, 1, 2, 2, 8)},
             ValueError,
@@ -60,9 +99,12 @@ VIDEO = torch.rand(2, 3, 7, 16, 16)
         ({"nonsense": 1}, TypeError, "nonsense"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused(changes, kind, message):
+def test_what_cannot_be_trained_on_is_refused_and_changes_nothing(changes, kind, message):
+    latte = tiny_latte(**TOLD)
+    before = state(latte), torch.get_rng_state()
     with pytest.raises(kind, match=message):
-        measured(**TOLD)(**{"videos": VIDEO, **LABELS, **changes})
+        latte(**{"videos": VIDEO, **LABELS, **changes})
+    assert same_state(before[0], state(latte)) and torch.equal(before[1], torch.get_rng_state())
 
 
 @pytest.mark.parametrize(
@@ -94,8 +136,8 @@ def test_what_cannot_be_generated_is_refused(changes, kind, message):
 
 def test_conditions_of_a_model_without_any_are_refused():
     latte = measured()
-    for given in ({"classes": torch.tensor([0])}, {"texts": "snow"}, {"text_embeds": torch.randn(1, 2, 12)}):
-        with pytest.raises(ValueError, match="expected n"):
+    for given in ({"classes": torch.tensor([0])}, {"texts": "snow"}, {"text_mask": torch.ones(1, 2).bool()}):
+        with pytest.raises(ValueError, match="expected no"):
             latte.generate(num_frames=2, **given, **FAST)
     with pytest.raises(ValueError, match="batch_size is 3, what is given has a batch of 2"):
         latte.generate(num_frames=2, prime_frames=VIDEO[:, :, :3], batch_size=3, **FAST)

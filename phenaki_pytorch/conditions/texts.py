@@ -49,8 +49,8 @@ class Texts:
         """
         given = (texts is not None) + (embeds is not None)
         if self.dim is None:
-            if given:
-                raise ValueError("this model reads no text: expected neither texts nor text_embeds, got some")
+            if given or mask is not None:
+                raise ValueError("this model reads no text: expected no texts, text_embeds and text_mask, got some")
             return None, None
         if given != 1:
             raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")

@@ -3,8 +3,7 @@
 Values are looked at where that costs no device synchronisation, on the CPU, or where the caller asks for it.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import get_type_hints
 
 import torch
@@ -13,6 +12,9 @@ from beartype.door import die_if_unbearable
 from einops import rearrange
 from torch import Tensor
 
+from phenaki_pytorch.core.contracts import Progress
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
 SLACK = 0.25  # of the range of pixels, for resampling that overshoots
 
 
@@ -141,8 +143,9 @@ def check_features(features: Tensor, code_dim: int, *, least_steps: int = 1, nam
     """Refuse what are not features (b, t, h, w, code_dim), floating point, finite, t at least `least_steps`."""
     if not features.is_floating_point():
         raise TypeError(f"{name} must be floating point, got {features.dtype}")
-    *sizes, width = features.shape
-    if len(sizes) != 4 or width != code_dim or sizes[1] < least_steps or 0 in (sizes[0], *sizes[2:]):
+    shape = features.shape
+    fits = len(shape) == 5 and shape[4] == code_dim and shape[1] >= least_steps and 0 not in (shape[0], *shape[2:4])
+    if not fits:
         raise ValueError(f"{name} must be (b, t, h, w, {code_dim}), none empty, got {tuple(features.shape)}")
     check_finite(name, features)
 
@@ -171,8 +174,16 @@ def check_probabilities(**probabilities: float) -> None:
 def check_scales(**scales: float) -> None:
     """Refuse, with a ValueError, what is not finite or below 0."""
     for name, scale in scales.items():
-        if not 0 <= scale < math.inf:
+        if not 0 <= scale < FLOAT32_MAX:
             raise ValueError(f"{name} must be finite and at least 0, got {scale}")
+
+
+def one_of(**given: Tensor | None) -> Tensor:
+    """The one that is given of two. ValueError for none and for both."""
+    values = [value for value in given.values() if value is not None]
+    if len(values) != 1:
+        raise ValueError(f"expected either {' or '.join(given)}, got {'both' if values else 'none'}")
+    return values[0]
 
 
 def batch_of(batch_size: int, context: Tensor | None) -> int:
@@ -192,6 +203,22 @@ def common_batch(batch_size: int, *given: Tensor | None) -> int:
     if sizes and batch_size not in (1, max(sizes)):
         raise ValueError(f"batch_size is {batch_size}, what is given has a batch of {max(sizes)}")
     return max(sizes, default=batch_size)
+
+
+def stepped(steps: int, progress: Progress | None) -> Iterator[int]:
+    """The steps 0, 1, ..., as `progress` yields them. ValueError as soon as it yields another one, or ends early."""
+    shown = range(steps) if progress is None else progress(range(steps))
+    if not isinstance(shown, Iterable):
+        raise TypeError(f"progress must return an iterable of the steps, got a {type(shown).__name__}")
+    expected = 0
+    for step in shown:
+        if step != expected or expected == steps:
+            got = f"{step!r} as number {expected + 1}"
+            raise ValueError(f"progress must yield the {steps} steps that it is given, in order, got {got}")
+        yield step
+        expected += 1
+    if expected != steps:
+        raise ValueError(f"progress must yield the {steps} steps that it is given, in order, got {expected} of them")
 
 
 def pair(size: int | Sequence) -> tuple[int, int]:

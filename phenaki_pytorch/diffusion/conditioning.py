@@ -101,6 +101,11 @@ class Conditioning(nn.Module):
             texts = self.text(texts)
         return Conditions(self.time(raw.time)[:, None], classes, texts, mask)
 
+    def check(self, raw: RawConditions) -> None:
+        """Refuse, with a ValueError, conditions that are missing, not asked for, or do not fit."""
+        self._class_ids(raw)
+        self._texts(raw)
+
     def _dropped(self, raw: RawConditions) -> Tensor | None:
         """What is dropped, bool (b, s), the images of a sample together."""
         conditional = self.num_classes is not None or self.dim_context is not None

@@ -184,6 +184,10 @@ class LatteTransformer(Pretrained):
         x = self._final(x[:, :, -n:], conditions, time_steps)
         return self.upsampling(unpatched(x, height, width, self.patch_size))
 
+    def check_conditions(self, batch_size: int, **given: Tensor | int | None) -> None:
+        """Refuse what a call with so many samples would refuse, before anything is computed; arguments as there."""
+        self.conditioning.check(RawConditions(torch.zeros(batch_size), **given))
+
     def _given(self, conditions: Conditions, time_steps: int, images: int, patches: int) -> Given:
         """What all blocks read."""
         device = conditions.time.device

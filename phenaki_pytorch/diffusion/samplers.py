@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_finite, check_probabilities, check_scales
+from phenaki_pytorch.core.checks import check_finite, check_probabilities, check_scales, stepped
 from phenaki_pytorch.core.contracts import Denoiser, Progress
 from phenaki_pytorch.diffusion.process import (
     Diffusion,
@@ -149,12 +149,11 @@ def _sample(
 ) -> Tensor:
     """Run through all steps of a process, from the last to the first; arguments as in `ddpm`."""
     check_latents("noise", noise)
-    x = noise.to(computing_dtype(noise))  # rounding to fewer bits at each step would add up
-    e, steps, taken = x.shape[-1], process.num_steps, []
+    x = noise.to(computing_dtype(noise), copy=True)  # rounding to fewer bits at each step would add up
+    e, steps = x.shape[-1], process.num_steps
     if prime_latents is not None:
         prime_latents = _checked_prime(prime_latents, noise)
-    for step in range(steps) if progress is None else progress(range(steps)):
-        taken.append(step)
+    for step in stepped(steps, progress):
         k = steps - 1 - step
         time = _time_of(x, k)
         if prime_latents is not None:
@@ -165,8 +164,6 @@ def _sample(
         check_finite("the model's output", output)
         output = output.to(x.dtype)
         x = update(process, k, x, output[..., :e], output[..., e:], generator)
-    if taken != list(range(steps)):
-        raise ValueError(f"progress must yield the {steps} steps that it is given, in order, got {taken}")
     x = x.to(noise.dtype)
     return x if prime_latents is None else torch.cat((prime_latents, x[:, prime_latents.shape[1] :]), dim=1)
 

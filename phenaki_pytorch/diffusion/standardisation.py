@@ -7,6 +7,9 @@ channel are measured here.
 b = batch · t, h, w = grid of latents · e = channels of latents
 """
 
+from pathlib import Path
+from typing import Any
+
 from torch import Tensor
 
 from phenaki_pytorch.core.checks import check_at_least
@@ -29,6 +32,15 @@ class Standardisation(Pretrained):
         self.config = {"code_dim": code_dim}
         self.code_dim = code_dim
         self.statistics = Statistics(code_dim)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **given: Any) -> "Standardisation":
+        """As of any module; ValueError also for a variance or a count below 0."""
+        module = super().from_pretrained(directory, **given)
+        for name, value in module.statistics.state_dict().items():
+            if name != "mean" and (value < 0).any():
+                raise ValueError(f"the {name} of {directory} must be at least 0, got {value.min().item()}")
+        return module
 
     def measure(self, latents: Tensor) -> None:
         """Add a batch to what is measured, if it is one of the first."""

@@ -25,6 +25,7 @@ from phenaki_pytorch.core.checks import (
     check_prime_ids,
     check_probabilities,
     grid_of,
+    stepped,
 )
 from phenaki_pytorch.core.modules import CastingLinear, in_eval_mode, through_call
 from phenaki_pytorch.layers.attention import Context, PreallocatedCache
@@ -261,8 +262,7 @@ class GPT(TextConditioned):
     ) -> None:
         """Sample all time steps of ids (b, t, h, w) from `known` on, in place."""
         t, h, w = ids.shape[1:]
-        total = range((t - known) * h * w)
-        ticks = iter(total if options["progress"] is None else options["progress"](total))
+        ticks = stepped((t - known) * h * w, options["progress"])
         longest = self.grid[0]
         while known < t:
             # Within the first window as far as it reaches, then one time step at a time.
@@ -292,8 +292,7 @@ class GPT(TextConditioned):
         copies, finite = len(x) // b, torch.ones((), dtype=torch.bool, device=ids.device)
         token = x[:, known * h * w][:, None]  # (copies · b, 1, d)
         for position in range(known * h * w, t * h * w):
-            if next(ticks, None) is None:
-                raise ValueError("progress must yield as many ids as it is given, got fewer")
+            next(ticks)
             step, row, column = position // (h * w), position // w % h, position % w
             features = guidance(self.transformer(token, conditions.at(step, step + 1), caches))
             logits = self.to_logits(features[:, 0])

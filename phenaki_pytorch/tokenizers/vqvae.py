@@ -178,8 +178,8 @@ class VQVAE(VideoTokenizer):
     def grid(self, num_frames: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """The grid (t, h, w) of the ids of a clip of `num_frames` = k · strides[0] frames.
 
-        Raises ValueError for other lengths, sizes that are no multiples of the strides, and grids larger than the
-        tables of positions.
+        Raises ValueError for other lengths, sizes that are no multiples of the strides, and grids larger than
+        that of video_shape.
         """
         h, w = self.frame_grid(height, width)
         stride = self.strides[0]
@@ -187,9 +187,7 @@ class VQVAE(VideoTokenizer):
             raise ValueError(f"a clip needs k · {stride} frames, k ≥ 1, got {num_frames}")
         grid = num_frames // stride, h, w
         if self.positions is not None and any(got > most for got, most in zip(grid, self.positions.grid)):
-            raise ValueError(
-                f"the grid of a clip must fit into the learned positions, those of video_shape, {self.positions.grid}, got {grid}"
-            )
+            raise ValueError(f"the grid of a clip must fit into that of video_shape, {self.positions.grid}, got {grid}")
         return grid
 
     def num_frames(self, t: int) -> int:

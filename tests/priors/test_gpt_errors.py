@@ -139,7 +139,8 @@ def test_a_mask_whose_real_ids_do_not_come_first_is_refused():
 
 def test_progress_that_ends_early_is_refused():
     refused(
-        lambda: tiny_gpt().generate(progress=lambda steps: list(steps)[:3]), "as many ids as it is given, got fewer"
+        lambda: tiny_gpt().generate(progress=lambda steps: list(steps)[:3]),
+        "the 24 steps that it is given, in order, got 3 of them",
     )
 
 

@@ -90,7 +90,7 @@ def test_smaller_videos_use_the_same_positions_and_larger_ones_are_refused():
     ids = model.encode(video)
     assert ids.shape == (1, 1, 2, 3) and model.decode(ids).shape == video.shape
     for shape, grid in (((6, 16, 16), (3, 4, 4)), ((4, 20, 16), (2, 5, 4)), ((4, 16, 24), (2, 4, 6))):
-        message = rf"must fit into the learned positions, those of video_shape, \(2, 4, 4\), got \({grid[0]}, {grid[1]}, {grid[2]}\)"
+        message = rf"must fit into .*, \(2, 4, 4\), got \({grid[0]}, {grid[1]}, {grid[2]}\)"
         for call in (model, model.encode):
             with pytest.raises(ValueError, match=message):
                 call(torch.rand(1, 3, *shape))
