@@ -70,7 +70,11 @@ GOOD = {"videos": clips(), **given("actions", "classes")}
     [
         ({"video_ids": make_ids(grid=GRID)}, ValueError, "either videos or video_ids, got both"),
         ({"videos": None}, ValueError, "either videos or video_ids, got none"),
-        ({"videos": None, "video_ids": make_ids(grid=GRID)}, ValueError, "has a frame encoder: expected some frames, got none"),
+        (
+            {"videos": None, "video_ids": make_ids(grid=GRID)},
+            ValueError,
+            "has a frame encoder: expected some frames, got none",
+        ),
         ({"videos": clips(f=5)}, ValueError, "k · 2 frames, k ≥ 1, got 5"),
         ({"videos": clips(f=8)}, ValueError, r"actions must be \(2, 8, 2\), one for each frame, got \(2, 6, 2\)"),
         ({"videos": clips() * 255}, ValueError, r"finite and in \[0, 1\]"),
