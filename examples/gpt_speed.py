@@ -20,7 +20,6 @@ speed of GPT.generate   how many times as fast as the sampler of the row, in the
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -28,7 +27,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.machine import seconds
+from benchmarks.turns import add_machine, check_machine, seconds_in_turn, spread
 from data.flags import integer, mistakes_in_one_line
 from phenaki_pytorch import GPT
 from phenaki_pytorch.priors.autoregressive import DEFAULTS, choose
@@ -101,11 +100,8 @@ def samplers_of(gpt: GPT, gpt2: nn.Module, batch_size: int, uncached_ids: int) -
 def measured(samplers: dict[str, Callable[[], Tensor]], turns: int, device: str) -> dict[str, list[float]]:
     """The ids per second of each sampler in each turn, after one call of each to warm up."""
     counts = {name: sample().numel() for name, sample in samplers.items()}
-    speeds = {name: [] for name in samplers}
-    for _ in range(turns):
-        for name, sample in samplers.items():
-            speeds[name].append(counts[name] / seconds(sample, device))
-    return speeds
+    times = seconds_in_turn(samplers, turns, device)
+    return {name: [counts[name] / each for each in times[name]] for name in samplers}
 
 
 def line(batch_size: int, name: str, speeds: dict[str, list[float]]) -> str:
@@ -113,11 +109,6 @@ def line(batch_size: int, name: str, speeds: dict[str, list[float]]) -> str:
     ratios = [ours / other for ours, other in zip(speeds[OURS], speeds[name])]
     ratio = "" if name == OURS else spread(ratios, ".2f")
     return f"| {batch_size} | {name} | {spread(speeds[name], '.0f')} | {ratio} |"
-
-
-def spread(values: Sequence[float], digits: str) -> str:
-    """The median, the least and the most."""
-    return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -131,12 +122,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-sizes", type=integer(), nargs="+", default=[1, 8], help="default: %(default)s")
     add("--turns", type=integer(), default=5, help="default: %(default)s")
     add("--uncached-ids", type=integer(2), default=16, help="ids drawn without a cache; default: %(default)s")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", choices=("cpu", "cuda"), default=default, help="default: cuda if there is one")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of the weights; default: %(default)s")
+    add_machine(parser)
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a GPU that torch finds")
+    check_machine(parser, args)
     return args
 
 

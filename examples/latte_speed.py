@@ -14,14 +14,14 @@ memory     MiB in use at most in a step, above what is in use before it: a CPU's
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.machine import mebibytes, reset_peak, seconds
+from benchmarks.machine import mebibytes, reset_peak
+from benchmarks.turns import add_machine, check_machine, seconds_in_turn, spread
 from data.flags import integer, mistakes_in_one_line
 from phenaki_pytorch import LatteTransformer
 from phenaki_pytorch.diffusion.conversion import from_diffusers
@@ -88,11 +88,7 @@ def measured(steps: dict[str, Callable[[], Tensor]], turns: int, device: str) ->
     """The seconds of each model in each turn, after one call of each to warm up."""
     for step in steps.values():
         step()
-    times = {name: [] for name in steps}
-    for _ in range(turns):
-        for name, step in steps.items():
-            times[name].append(seconds(step, device))
-    return times
+    return seconds_in_turn(steps, turns, device)
 
 
 def memory_of(step: Callable[[], Tensor], device: str) -> float:
@@ -110,11 +106,6 @@ def line(name: str, times: dict[str, list[float]], memory: float) -> str:
     return f"| {name} | {spread(times[name], '.2f')} | {ratio} | {memory:.0f} |"
 
 
-def spread(values: Sequence[float], digits: str) -> str:
-    """The median, the least and the most."""
-    return f"{statistics.median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
-
-
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -123,12 +114,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--heads", type=integer(), default=6, help="attention heads; default: %(default)s")
     add("--grid", type=integer(), nargs=3, metavar=("T", "H", "W"), default=[16, 32, 32], help="default: %(default)s")
     add("--turns", type=integer(), default=5, help="default: %(default)s")
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    add("--device", choices=("cpu", "cuda"), default=default, help="default: cuda if there is one")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of the weights; default: %(default)s")
+    add_machine(parser)
     args = parser.parse_args(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a GPU that torch finds")
+    check_machine(parser, args)
     return args
 
 

@@ -24,7 +24,6 @@ from phenaki_pytorch.conditions.texts import Texts, padded_to_one_length
 from phenaki_pytorch.core.checks import (
     batch_of,
     check_at_least,
-    check_classes,
     check_features,
     check_same,
     common_batch,
@@ -32,16 +31,15 @@ from phenaki_pytorch.core.checks import (
 )
 from phenaki_pytorch.core.contracts import Denoiser, TextEncoder
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
-from phenaki_pytorch.core.saving import CONFIG, Stage, built, read_config, write_config
+from phenaki_pytorch.core.saving import CONFIG, Stage, built, write_config
 from phenaki_pytorch.diffusion.latte_transformer import LatteTransformer
 from phenaki_pytorch.diffusion.options import DiffusionOptions, diffusion_options, sample
 from phenaki_pytorch.diffusion.process import Diffusion, DiffusionLosses
 from phenaki_pytorch.diffusion.samplers import guided
 from phenaki_pytorch.diffusion.standardisation import Standardisation
-from phenaki_pytorch.first_stage import KINDS, frozen_codec, kind_of, load_tokenizer, save_tokenizer
-from phenaki_pytorch.layers.texts import check_context
+from phenaki_pytorch.first_stage import KINDS, frozen_codec, kind_of, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, Window, concatenated
-from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
+from phenaki_pytorch.systems import System, read_system, warn_of_parts
 
 PARTS = {"codec": KINDS}
 
@@ -58,6 +56,8 @@ class Latte(System):
 
     Raises ValueError where the parts do not fit each other.
     """
+
+    FIRST_STAGE = "codec"
 
     def __init__(
         self,
@@ -86,12 +86,6 @@ class Latte(System):
     def num_classes(self) -> int | None:
         """The number of classes, None where the model reads none."""
         return self.transformer.num_classes
-
-    def train(self, mode: bool = True) -> "Latte":
-        """Set the mode of the transformer; the codec stays in eval mode."""
-        super().train(mode)
-        self.codec.eval()
-        return self
 
     # loss
 
@@ -128,19 +122,19 @@ class Latte(System):
         asked for, or does not fit.
         """
         b = len(one_of(videos=videos, latents=latents))
-        context, context_mask = self._text(texts, text_embeds, text_mask)
-        given = {"classes": self._moved(classes), "context": context, "context_mask": context_mask}
+        given = self._told(texts, text_embeds, text_mask, classes)
         of_images = (images, image_latents, image_classes, image_text_embeds, image_text_mask)
         joint = any(value is not None for value in of_images)
         if joint:
             shape = one_of(images=images, image_latents=image_latents).shape
             if len(shape) != 5 or shape[0] != b or shape[1] == 0:
                 raise ValueError(f"images must be ({b}, i, ...), i at least 1, 5 axes in all, got {tuple(shape)}")
-            if context is not None and image_text_embeds is None:
+            if given["context"] is not None and image_text_embeds is None:
                 raise ValueError("expected image_text_embeds for the images, from the text encoder, got none")
             given |= {"images": shape[1], "image_classes": self._moved(image_classes)}
-            padded = padded_to_one_length(context, context_mask, image_text_embeds, image_text_mask)
-            given |= dict(zip(("context", "context_mask", "image_context", "image_context_mask"), padded))
+            texts_of_both = given["context"], given["context_mask"], image_text_embeds, image_text_mask
+            names = ("context", "context_mask", "image_context", "image_context_mask")
+            given |= dict(zip(names, padded_to_one_length(*texts_of_both)))
         self.transformer.check_conditions(b, **given)
         latents = self._latents(videos) if latents is None else self._given_latents("latents", latents)
         pictures = [self._image_latents(images, image_latents, like=latents)] if joint else []
@@ -287,25 +281,19 @@ class Latte(System):
         prime_frames: Tensor | None = None,
     ) -> tuple[dict[str, Tensor | None], int]:
         """What the transformer is told of the videos to generate, and their number."""
-        context, context_mask = self._text(texts, text_embeds, text_mask)
-        if context is None:
+        given = self._told(texts, text_embeds, text_mask, classes)
+        if given["context"] is None:
             batch_size = common_batch(batch_size, classes, prime_frames)
-        batch_size = batch_of(batch_size, context)
-        if (classes is None) != (self.num_classes is None):
-            expected, got = ("some", "none") if classes is None else ("no", "some")
-            raise ValueError(f"expected {expected} classes, got {got}")
-        if classes is not None:
-            check_classes(classes, self.num_classes, (batch_size,))
-        return {"classes": self._moved(classes), "context": context, "context_mask": context_mask}, batch_size
+        batch_size = batch_of(batch_size, given["context"])
+        self.transformer.check_conditions(batch_size, **given)
+        return given, batch_size
 
-    def _text(
-        self, texts: str | Sequence | None, embeds: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Embeddings (b, m, d) and their mask, bool (b, m), or None, None where the model reads no text."""
+    def _told(
+        self, texts: str | Sequence | None, embeds: Tensor | None, mask: Tensor | None, classes: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """Classes and text embeddings as the transformer takes them, not checked; None for what is not given."""
         context, context_mask = self._texts.read(texts, embeds, mask, like=self.transformer.placement())
-        if context is not None:
-            context_mask = check_context(context, context_mask, self.transformer.dim_context, len(context))
-        return context, context_mask
+        return {"classes": self._moved(classes), "context": context, "context_mask": context_mask}
 
     def _moved(self, classes: Tensor | None) -> Tensor | None:
         return None if classes is None else classes.to(self._device)
@@ -335,14 +323,9 @@ class Latte(System):
 
         `given`: `codec`, `text_encoder` where they were the user's own, `quantizer` if the codec's was.
         """
-        quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
-        config = read_config(directory, cls.GIVEN, given)
-        check_parts(directory, config, given, PARTS, more=["standardise"])
-        config["codec"] = load_tokenizer(config["codec"], Path(directory) / "codec", quantizer)
-        encoder = saved_text_encoder(directory, config)
-        del config["text_encoder"]
+        config = read_system(cls, directory, given, PARTS, more=["standardise"])
         transformer = LatteTransformer.from_pretrained(Path(directory) / "transformer")
-        latte = built(cls, Path(directory) / CONFIG, {**config, **encoder, "transformer": transformer})
+        latte = built(cls, Path(directory) / CONFIG, config | {"transformer": transformer})
         latte.standardisation = Standardisation.from_pretrained(Path(directory) / "standardisation")
         check_same(
             latte.standardisation, transformer, "code_dim", message="the standardisation's {} must be that of the model"

@@ -17,18 +17,18 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from phenaki_pytorch.conditions.texts import Texts
-from phenaki_pytorch.core.checks import batch_of
+from phenaki_pytorch.core.checks import batch_of, one_of
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens
 from phenaki_pytorch.core.modules import through_call, uncompiled
-from phenaki_pytorch.core.saving import Stage, read_config, write_config
-from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
+from phenaki_pytorch.core.saving import Stage, write_config
+from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, Window, check_scenes, concatenated
 from phenaki_pytorch.priors.critic import Critic, SelfCritic, TokenCritic, fill_in
 from phenaki_pytorch.priors.decoding import SamplingOptions, check_critic_options, sampling_options
 from phenaki_pytorch.priors.distillation import GuidedTeacher
 from phenaki_pytorch.priors.maskgit import MaskGit
-from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
+from phenaki_pytorch.systems import System, read_system, warn_of_parts
 
 CRITICS = {kind.__name__: kind for kind in (TokenCritic, SelfCritic)}  # by the name that is saved
 PARTS = {"cvivit": KINDS, "critic": CRITICS}
@@ -55,6 +55,8 @@ class Phenaki(System):
     Raises ValueError where the parts do not fit each other.
     """
 
+    FIRST_STAGE = "cvivit"
+
     def __init__(
         self,
         *,
@@ -75,12 +77,6 @@ class Phenaki(System):
             critic.check_fits(maskgit)
         self._long_video = LongVideo(cvivit, maskgit.grid)
         self._texts = Texts(text_encoder, maskgit.dim_context)
-
-    def train(self, mode: bool = True) -> "Phenaki":
-        """Set the mode of MaskGit and critic; the tokenizer stays in eval mode."""
-        super().train(mode)
-        self.cvivit.eval()
-        return self
 
     # loss
 
@@ -112,8 +108,7 @@ class Phenaki(System):
         The critic classifies what MaskGit samples at the masked ids. Its loss has a gradient in MaskGit only if it is
         a SelfCritic.
         """
-        if (videos is None) == (video_ids is None):
-            raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
+        one_of(videos=videos, video_ids=video_ids)
         context, context_mask = self._texts.read(texts, text_embeds, text_mask, like=self.maskgit.placement())
         if video_ids is None:
             video_ids, token_mask = encode(self.cvivit, videos, frame_mask)
@@ -272,16 +267,10 @@ class Phenaki(System):
         `given`: `text_encoder`, `cvivit`, `critic` where they were the user's own, `quantizer` if the tokenizer's was.
         Errors are those of `Pretrained.from_pretrained`.
         """
-        quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
-        config = read_config(directory, cls.GIVEN, given)
-        if config.get("cvivit") == "cvivit":
-            config["cvivit"] = "CViViT"  # what was saved when there was one kind
-        check_parts(directory, config, given, PARTS, optional=["critic"])
-        config["cvivit"] = load_tokenizer(config["cvivit"], Path(directory) / "cvivit", quantizer)
-        encoder = saved_text_encoder(directory, config)
-        del config["text_encoder"]
+        # "cvivit" was saved when there was one kind
+        config = read_system(cls, directory, given, PARTS, optional=["critic"], renamed={"cvivit": "CViViT"})
         config["maskgit"] = maskgit = MaskGit.from_pretrained(Path(directory) / "maskgit")
         if config.get("critic") in CRITICS:
             backbone = {"maskgit": maskgit} if CRITICS[config["critic"]] is SelfCritic else {}
             config["critic"] = CRITICS[config["critic"]].from_pretrained(Path(directory) / "critic", **backbone)
-        return cls(**config, **encoder)
+        return cls(**config)

@@ -1,4 +1,4 @@
-"""What Phenaki and VideoGPT share: their text encoder and window, and how they are saved as a directory of parts."""
+"""What Phenaki, VideoGPT and Latte share: first stage, text encoder and window, and a directory of saved parts."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -8,7 +8,8 @@ from typing import Any
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
 from phenaki_pytorch.conditions.texts import Texts
 from phenaki_pytorch.core.contracts import TextEncoder
-from phenaki_pytorch.core.saving import CONFIG, Pretrained, built
+from phenaki_pytorch.core.saving import CONFIG, Pretrained, built, read_config
+from phenaki_pytorch.first_stage import load_tokenizer
 from phenaki_pytorch.long_video import LongVideo
 
 Parts = Mapping[str, Collection[str]]  # the name of a part -> the kinds of it that are saved, in a folder of its name
@@ -28,10 +29,20 @@ FOLDERS = (
 
 
 class System(Pretrained):
-    """A tokenizer and a prior that may read a text; the constructor sets the two members."""
+    """A first and a second stage, which may read a text; the constructor sets the two members.
 
+    FIRST_STAGE  the name of the first stage among the members, the arguments and the saved folders
+    """
+
+    FIRST_STAGE: str
     _texts: Texts
     _long_video: LongVideo
+
+    def train(self, mode: bool = True) -> "System":
+        """Set the mode of all but the first stage, which stays in eval mode."""
+        super().train(mode)
+        getattr(self, self.FIRST_STAGE).eval()
+        return self
 
     @property
     def text_encoder(self) -> TextEncoder | None:
@@ -61,6 +72,33 @@ def warn_of_parts(directory: Path, config: Mapping[str, Any], parts: Parts, *, a
     old = [name for name in FOLDERS if name not in written and (directory / name).exists()]
     if old:
         warnings.warn(f"{directory} holds parts of an earlier model, which are not this one's: {old}", stacklevel=7)
+
+
+def read_system(
+    system: type[System],
+    directory: str | Path,
+    given: dict[str, object],
+    parts: Parts,
+    *,
+    optional: Collection[str] = (),
+    more: Collection[str] = (),
+    renamed: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The arguments of a saved system, with its first stage and, if it has one, its text encoder.
+
+    given     modules of the user's own, and `quantizer` if the first stage's was
+    renamed   what older versions called a kind of first stage -> its name now
+    others    as in `check_parts`
+    """
+    quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
+    config, name = read_config(directory, system.GIVEN, given), system.FIRST_STAGE
+    for old, new in (renamed or {}).items():
+        config |= {name: new} if config.get(name) == old else {}
+    check_parts(directory, config, given, parts, optional=optional, more=more)
+    config[name] = load_tokenizer(config[name], Path(directory) / name, quantizer)
+    encoder = saved_text_encoder(directory, config)
+    del config["text_encoder"]
+    return config | encoder
 
 
 def check_parts(

@@ -19,17 +19,17 @@ from torch import Tensor, nn
 from phenaki_pytorch.conditions.frames import FrameEncoder, FrameMapEncoder
 from phenaki_pytorch.conditions.labels import Labels
 from phenaki_pytorch.conditions.texts import Texts
-from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite, check_fitting_ids, common_batch
+from phenaki_pytorch.core.checks import batch_of, check_at_least, check_finite, check_fitting_ids, common_batch, one_of
 from phenaki_pytorch.core.contracts import TextEncoder
 from phenaki_pytorch.core.lengths import real_tokens, zero_padding
 from phenaki_pytorch.core.modules import in_eval_mode, through_call, uncompiled
-from phenaki_pytorch.core.saving import Stage, read_config, write_config
-from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, load_tokenizer, save_tokenizer
+from phenaki_pytorch.core.saving import Stage, write_config
+from phenaki_pytorch.first_stage import KINDS, encode, frozen_tokenizer, kind_of, save_tokenizer
 from phenaki_pytorch.long_video import LongVideo, Window, concatenated
 from phenaki_pytorch.priors.autoregressive import RasterOptions, raster_options
 from phenaki_pytorch.priors.gpt import GPT, GPTLosses
 from phenaki_pytorch.priors.gpt_blocks import Given
-from phenaki_pytorch.systems import System, check_parts, saved_text_encoder, warn_of_parts
+from phenaki_pytorch.systems import System, read_system, warn_of_parts
 
 FRAME_ENCODERS = {kind.__name__: kind for kind in (FrameEncoder, FrameMapEncoder)}  # by the name that is saved
 PARTS = {"tokenizer": KINDS, "frame_encoder": FRAME_ENCODERS}
@@ -50,6 +50,8 @@ class VideoGPT(System):
 
     The GPT's `dim_condition` is that of `condition_width`. Raises ValueError where the parts do not fit each other.
     """
+
+    FIRST_STAGE = "tokenizer"
 
     def __init__(
         self,
@@ -85,12 +87,6 @@ class VideoGPT(System):
         """The `dim_condition` of a GPT for these classes and actions; None for neither."""
         return Labels(tokenizer, num_classes, dim_action).width
 
-    def train(self, mode: bool = True) -> "VideoGPT":
-        """Set the mode of GPT and frame encoder; the tokenizer stays in eval mode."""
-        super().train(mode)
-        self.tokenizer.eval()
-        return self
-
     # loss
 
     @through_call
@@ -122,8 +118,7 @@ class VideoGPT(System):
 
         Raises ValueError for a condition that is missing, not asked for, or does not fit.
         """
-        if (videos is None) == (video_ids is None):
-            raise ValueError(f"expected either videos or video_ids, got {'none' if videos is None else 'both'}")
+        one_of(videos=videos, video_ids=video_ids)
         if videos is not None and videos.ndim not in (4, 5):
             raise ValueError(f"videos must be (b, c, f, h, w), or images (b, c, h, w), got {tuple(videos.shape)}")
         if video_ids is not None:
@@ -292,19 +287,15 @@ class VideoGPT(System):
         `given`: `tokenizer`, `frame_encoder`, `text_encoder` where they were the user's own, `quantizer` if the
         tokenizer's was.
         """
-        quantizer = {"quantizer": given.pop("quantizer")} if "quantizer" in given else {}
-        config = read_config(directory, cls.GIVEN, given)
-        check_parts(directory, config, given, PARTS, optional=["frame_encoder"], more=["num_classes", "dim_action"])
-        config["tokenizer"] = load_tokenizer(config["tokenizer"], Path(directory) / "tokenizer", quantizer)
-        encoder = saved_text_encoder(directory, config)
-        del config["text_encoder"]
-        for name in ("num_classes", "dim_action"):
+        more = ["num_classes", "dim_action"]
+        config = read_system(cls, directory, given, PARTS, optional=["frame_encoder"], more=more)
+        for name in more:
             if not isinstance(config[name], int | None):
                 raise ValueError(f"{directory} must have a whole number or null as {name}, got {config[name]!r}")
         if config.get("frame_encoder") in FRAME_ENCODERS:
             kind = FRAME_ENCODERS[config["frame_encoder"]]
             config["frame_encoder"] = kind.from_pretrained(Path(directory) / "frame_encoder")
-        return cls(gpt=GPT.from_pretrained(Path(directory) / "gpt"), **config, **encoder)
+        return cls(gpt=GPT.from_pretrained(Path(directory) / "gpt"), **config)
 
 
 def frame_input(gpt: GPT, frame_encoder: nn.Module | None) -> str | None:

@@ -217,7 +217,7 @@ def labels_of(folder: Path, model: Model) -> Labels:
 
     ValueError for a plan with another number of names.
     """
-    plan, labels = read_plan_file(folder), getattr(model, "labels", model if isinstance(model, Latte) else None)
+    plan, labels = read_plan_file(folder), getattr(model, "labels", model)  # of a VideoGPT; a Latte has classes itself
     counts = {"classes": getattr(labels, "num_classes", None) or 0, "actions": getattr(labels, "dim_action", None) or 0}
     names = {name: plan.get(name) or [str(number) for number in range(count)] for name, count in counts.items()}
     for name, count in counts.items():

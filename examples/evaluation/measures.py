@@ -98,11 +98,6 @@ def reconstruction(cvivit: nn.Module, videos: Tensor) -> dict[str, float]:
     return picture_figures(rebuilt, videos) | {"code_usage": usage, "entropy": entropy}
 
 
-def latent_reconstruction(codec: nn.Module, videos: Tensor) -> dict[str, float]:
-    """`picture_figures` of videos (b, c, f, h, w) in [0, 1] through the continuous latents of a first stage."""
-    return picture_figures(from_latents(codec, videos), videos)
-
-
 @torch.no_grad()
 def from_latents(codec: nn.Module, videos: Tensor) -> Tensor:
     """Videos (b, c, f, h, w) in [0, 1] through continuous latents and back, in [0, 1]."""
@@ -125,19 +120,16 @@ def picture_figures(rebuilt: Tensor, videos: Tensor) -> dict[str, float]:
     return measured
 
 
-def judged_reconstruction(
-    cvivit: nn.Module, videos: Tensor, captions: Sequence[str], *, latents: bool = False
-) -> dict[str, Share]:
-    """The share of moving shapes (b, 3, f, h, w) whose reconstruction agrees with the caption, as the judge reads it.
+def judged_reconstruction(cvivit: nn.Module, videos: Tensor, captions: Sequence[str]) -> dict[str, Share]:
+    """`judged_pictures` of moving shapes (b, 3, f, h, w) through the ids of a tokenizer."""
+    return judged_pictures(torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)]), captions)
+
+
+def judged_pictures(rebuilt: Tensor, captions: Sequence[str]) -> dict[str, Share]:
+    """The share of reconstructed moving shapes (b, 3, f, h, w) that agree with the caption, as the judge reads them.
 
     For each attribute, for all of them together, and for all of them in clips of white objects, if there are any.
-
-    latents  through continuous latents, not ids
     """
-    if latents:
-        rebuilt = from_latents(cvivit, videos)
-    else:
-        rebuilt = torch.cat([cvivit.reconstruct(part) for part in videos.split(BATCH)])
     verdicts = judge_each(rebuilt, captions)
     measured = {f"reconstructed {name}": share for name, share in judged_shares(verdicts).items()}
     white = [verdict.all for verdict, caption in zip(verdicts, captions) if IMAGE_ONLY_COLOUR in caption]

@@ -14,7 +14,14 @@ from data.runs import device_of, tokenizer_of
 from data.sampling import Model
 from data.sources import DataSets, held_out
 from evaluation.claims import OVERLAP, SHORTEST_JUDGED, SHORTEST_STORY, story, text_to_video
-from evaluation.measures import judged_reconstruction, latent_reconstruction, reconstruction, table
+from evaluation.measures import (
+    from_latents,
+    judged_pictures,
+    judged_reconstruction,
+    picture_figures,
+    reconstruction,
+    table,
+)
 from phenaki_pytorch import Latte, Phenaki
 from phenaki_pytorch.core.lengths import lengths_up_to, usable_frames
 from training.arguments import fps, sampling, scale_of
@@ -107,11 +114,14 @@ def measure(args: argparse.Namespace, model: Model, sets: DataSets) -> dict[str,
     videos, captions = held_out(args, sets, MEASURED)
     tokenizer = tokenizer_of(model)
     videos = videos.to(device_of(model))
-    latents = isinstance(model, Latte)
-    measured = latent_reconstruction(tokenizer, videos) if latents else reconstruction(tokenizer, videos)
+    rebuilt = from_latents(tokenizer, videos) if isinstance(model, Latte) else None
+    measured = reconstruction(tokenizer, videos) if rebuilt is None else picture_figures(rebuilt, videos)
     if args.data != "moving_shapes":
         return measured
-    measured |= judged_reconstruction(tokenizer, videos, captions, latents=latents)
+    if rebuilt is None:
+        measured |= judged_reconstruction(tokenizer, videos, captions)
+    else:
+        measured |= judged_pictures(rebuilt, captions)
     if args.condition != ["text"]:
         return measured
     options = {"seed": args.seed, **sampling(args)}

@@ -82,9 +82,11 @@ def padded_to_one_length(
 
     What does not fit is left to the checks of the model that reads it.
     """
-    if context is None or image_context is None or image_context.ndim != 4:
+    if context is None or image_context is None or (context.ndim, image_context.ndim) != (3, 4):
         return context, context_mask, image_context, image_mask
     image_context = image_context.to(context)
+    if context_mask is None:
+        context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
     if image_mask is None:
         image_mask = torch.ones(image_context.shape[:3], dtype=torch.bool)
     longest = max(context.shape[1], image_context.shape[2])

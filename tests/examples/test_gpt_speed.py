@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import gpt_speed
+from benchmarks import turns
 from gpt_speed import OURS, build_models, draw, line, measured, parse_arguments, samplers_of
 
 SIZES = ["--dim", "24", "--depth", "2", "--heads", "2", "--num-tokens", "32", "--grid", "3", "2", "2"]
@@ -54,7 +55,7 @@ def test_both_models_have_about_as_many_parameters():
 
 def test_the_samplers_are_timed_in_turn(monkeypatch):
     calls = []
-    monkeypatch.setattr(gpt_speed, "seconds", lambda sample, device: sample() and 2.0)
+    monkeypatch.setattr(turns, "seconds", lambda sample, device: sample() and 2.0)
     samplers = {name: lambda name=name: calls.append(name) or torch.ones(1) for name in "abc"}
     assert measured(samplers, 3, "cpu") == {name: [0.5] * 3 for name in "abc"}
     assert "".join(calls) == "abc" * 4  # the first to warm up
