@@ -106,7 +106,7 @@ def test_wrong_ids(codes, message):
         refused(lambda tokenizer=tokenizer: tokenizer.decode(codes), message)
     refused(lambda: tiny_maskgit()(codes, text(len(codes))), message)
     refused(lambda: tiny_gpt()(codes), message)
-    refused(lambda: tiny_phenaki()(video_ids=codes, text_embeds=text(len(codes))), message)
+    refused(lambda: tiny_phenaki()(video_ids=codes, text_embeds=text()), message)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,21 @@ def test_parts_that_do_not_fit_each_other():
         lambda: Phenaki(cvivit=tiny_cvivit(), maskgit=tiny_maskgit(), text_encoder=T5TextEncoder("t5-large")),
         "1024 wide, the model's dim_context is 12",
     )
+
+
+@pytest.mark.parametrize(
+    "embeds, text_mask, message",
+    [
+        (torch.tensor(1.0), None, r"text_embeds must be \(b, m, 12\), none empty, got \(\)"),
+        (text(d=13), None, r"text_embeds must be \(b, m, 12\), none empty, got \(2, 3, 13\)"),
+        (text(), torch.ones(2, 4, dtype=torch.bool), r"text_mask must be bool \(2, 3\), got torch.bool \(2, 4\)"),
+        (text(), torch.zeros(2, 3, dtype=torch.bool), "text_mask must be True somewhere"),
+    ],
+)
+def test_embeddings_are_refused_by_the_names_that_systems_have_for_them(embeds, text_mask, message):
+    model, given = tiny_phenaki(), {"text_embeds": embeds, "text_mask": text_mask}
+    refused(lambda: model(video(), **given), message)
+    refused(lambda: model.generate(**given, num_frames=3), message)
 
 
 def test_an_encoder_of_unknown_width_is_checked_at_its_first_use():

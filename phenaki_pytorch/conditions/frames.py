@@ -69,7 +69,8 @@ class FrameEncoder(_FrameNetwork):
 
     `dim` is num_frames · the last of `dims`. Frames may have any size; VideoGPT's have 64×64 pixels. Batch norm: in
     training mode a sample's vector depends on the batch, in eval mode it does not. Raises ValueError for frames of
-    another shape or range, TypeError for frames that are not floating point.
+    another shape or range, and in training mode for a single frame so small that there is no variance to measure;
+    TypeError for frames that are not floating point.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class FrameEncoder(_FrameNetwork):
         self.num_frames, self.channels = num_frames, channels
         self._check_sizes(dims, depths)
         self.dim = num_frames * dims[-1]
+        self._stride = 2 ** (1 + len(dims))  # the stem halves twice, each group but the first once
         self.stem = nn.Sequential(
             CastingConv2d(channels, dims[0], 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(dims[0]),
@@ -98,6 +100,8 @@ class FrameEncoder(_FrameNetwork):
     def forward(self, frames: Tensor) -> Tensor:
         frames = self._check_frames(frames)
         images = rearrange(frames, "b c f h w -> (b f) c h w")
+        if self.training and len(images) == 1 and max(images.shape[2:]) <= self._stride:
+            raise ValueError(f"batch norm must see more than one frame of {self._stride} pixels or fewer, got one")
         features = self.groups(self.stem(images - MIDDLE))
         vectors = reduce(features, "n d h w -> n d", "mean")
         return rearrange(vectors, "(b f) d -> b (f d)", f=self.num_frames)

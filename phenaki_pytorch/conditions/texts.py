@@ -12,6 +12,7 @@ from torch import Tensor
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
 from phenaki_pytorch.core.checks import check_items
 from phenaki_pytorch.core.contracts import TextEncoder
+from phenaki_pytorch.layers.texts import check_context
 
 
 class Texts:
@@ -45,7 +46,7 @@ class Texts:
     ) -> tuple[Tensor | None, Tensor | None]:
         """Captions, or embeddings (b, m, d) and mask, bool (b, m) -> embeddings and mask; None, None without texts.
 
-        Device and dtype are those of `like`. Shapes and values are checked by the model that reads them.
+        Device and dtype are those of `like`. Whether there is one text for each sample is checked by the model.
         """
         given = (texts is not None) + (embeds is not None)
         if self.dim is None:
@@ -70,6 +71,8 @@ class Texts:
                 )
             embeds, mask = encoded
         _check_kinds(embeds, mask)
+        names = ("text_embeds", "text_mask") if texts is None else ("the encoder's embeddings", "the encoder's mask")
+        check_context(embeds, mask, self.dim, None, name=names[0], mask_name=names[1])
         if texts is not None and len(embeds) != len(texts):
             raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
         return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)

@@ -27,15 +27,18 @@ def check_context(
     context: Tensor | None,
     context_mask: Tensor | None,
     dim_context: int | None,
-    batch_size: int,
+    batch_size: int | None,
     *,
     name: str = "context",
+    mask_name: str = "context_mask",
     values: bool = False,
 ) -> Tensor | None:
     """Refuse texts that do not fit; returns the mask to use, bool (b, m).
 
-    dim_context  width that a model reads; None where it reads no text
-    values       look at the mask on other devices than the CPU, too
+    dim_context      width that a model reads; None where it reads no text
+    batch_size       how many there must be; None: any number
+    name, mask_name  what the caller calls them
+    values           look at the mask on other devices than the CPU, too
     """
     if dim_context is None:
         if context is not None or context_mask is not None:
@@ -47,11 +50,11 @@ def check_context(
         raise TypeError(f"{name} must be floating point, got {context.dtype}")
     if context.ndim != 3 or context.shape[-1] != dim_context or 0 in context.shape:
         raise ValueError(f"{name} must be (b, m, {dim_context}), none empty, got {tuple(context.shape)}")
-    if len(context) != batch_size:
+    if batch_size not in (None, len(context)):
         raise ValueError(f"the {name} has a batch of {len(context)}, expected {batch_size}")
     if context_mask is None:
         context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
     else:
-        check_mask(f"{name}_mask", context_mask, context.shape[:2], values=values)
+        check_mask(mask_name, context_mask, context.shape[:2], values=values)
     check_finite(name, context, mask=context_mask, look=values)
     return context_mask

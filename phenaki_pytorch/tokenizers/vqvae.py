@@ -27,6 +27,8 @@ from phenaki_pytorch.layers.positions import ConcatenatedPositions
 from phenaki_pytorch.tokenizers.quantize import Quantizer
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
+LEAST_VARIANCE = 1e-6  # a video of one colour has none
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions and, with `heads`, axial attention: (b, t, h, w, d) -> (b, t, h, w, d)."""
@@ -151,8 +153,8 @@ class VQVAE(VideoTokenizer):
         check_at_least(1, channels=channels, heads=heads, codebook_size=codebook_size, code_dim=code_dim)
         check_at_least(2, dim=dim)
         check_at_least(0, depth=depth)
-        if data_variance is not None and not 0 < data_variance < math.inf:
-            raise ValueError(f"data_variance must be finite and above 0, got {data_variance}")
+        if data_variance is not None and not LEAST_VARIANCE <= data_variance < math.inf:
+            raise ValueError(f"data_variance must be finite and at least {LEAST_VARIANCE}, got {data_variance}")
         self.channels = channels
         self.code_dim = code_dim
         self.codebook_size = codebook_size
@@ -208,7 +210,7 @@ class VQVAE(VideoTokenizer):
         """1 / variance of the data: the normalised error of its mean is 1. Until the variance is measured, 1."""
         if self.measured_variance is None:
             return 1 / self.data_variance
-        return 1 / self.measured_variance().variance.clamp(min=1e-6)  # a video of one colour has no variance
+        return 1 / self.measured_variance().variance.clamp(min=LEAST_VARIANCE)
 
     # inside
 

@@ -219,6 +219,15 @@ def test_frames_larger_than_the_positions_are_refused():
         tiny_map()(torch.rand(1, 3, 16, 17))
 
 
+def test_a_single_small_frame_is_refused_in_training_mode():
+    encoder = tiny_vectors()
+    with pytest.raises(ValueError, match="more than one frame of 32 pixels or fewer, got one"):
+        encoder(clip(b=1, size=32))
+    for frames in (clip(b=2, size=32), clip(b=1, size=33)):
+        assert encoder(frames).isfinite().all()
+    assert encoder.eval()(clip(b=1, size=32)).isfinite().all()
+
+
 @BUILDERS
 @pytest.mark.parametrize(
     ("changes", "message"),
