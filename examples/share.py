@@ -9,7 +9,7 @@ that run's curves come first. Sampling options that are given replace those in t
 FOLDER must be another.
 
 With --tokenizer, models share one tokenizer: it is left out, and the plan says where it lies, relative to the plan's
-folder. `load_phenaki` in data/runs.py reads it there. It must be the model's own, in half precision.
+folder. `load_model` in data/runs.py reads it there. It must be the model's own, in half precision.
 """
 
 import argparse
@@ -20,16 +20,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data.flags import mistakes_in_one_line, path
 from data.media import write_curves
 from data.outputs import check_writable, written
-from data.runs import load_phenaki, load_tokenizer, read_json, read_plan_file, whole_curves, write_rows
+from data.runs import (
+    PARTS,
+    SYSTEMS,
+    load_model,
+    load_tokenizer,
+    read_json,
+    read_plan_file,
+    tokenizer_of,
+    whole_curves,
+    write_rows,
+)
 from data.sampling import IN_PLAN, add_sampling, asked_sampling, check_sampling, planned_sampling
 from data.targets import made
-from phenaki_pytorch import CViViT, Phenaki
+from phenaki_pytorch.core.saving import Pretrained
+from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
-PARTS = ("model", "tokenizer", "maskgit", "discriminator")  # the folders that a training leaves
+STAGES = ("tokenizer", *SYSTEMS.values())
+LEFT = ("model", "discriminator", *STAGES)  # the folders that a training leaves
 
 
 def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None) -> None:
@@ -40,17 +53,18 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
     before anything is written.
     """
     check_folders(run, folder, tokenizer)
-    phenaki, plan = load_phenaki(run / "model").cpu(), planned(run, sampling)
-    check_sampling(sampling, planned_sampling(plan["arguments"]), phenaki)
+    model, plan = load_model(run / "model").cpu(), planned(run, sampling)
+    system = type(model)
+    check_sampling(sampling, planned_sampling(plan["arguments"]), model)
     if tokenizer is not None:
-        check_same_tokenizer(phenaki.cvivit, tokenizer)
+        check_same_tokenizer(tokenizer_of(model), tokenizer)
         plan["tokenizer"] = Path(os.path.relpath(tokenizer.resolve(), folder.resolve())).as_posix()
-    stages = ("tokenizer", "maskgit") if tokenizer is None else ("maskgit",)
+    stages = ("tokenizer", SYSTEMS[system]) if tokenizer is None else (SYSTEMS[system],)
     curves = {stage: rows for stage in stages if (rows := whole_curves(run, stage))}
-    check_finite(phenaki.half())
-    phenaki.save_pretrained(folder / "model")
+    check_finite(model.half())
+    model.save_pretrained(folder / "model")
     if tokenizer is not None:
-        leave_out_tokenizer(folder / "model")
+        leave_out_tokenizer(folder / "model", PARTS[system])
     with written(folder / "plan.json") as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")
     for stage, rows in curves.items():
@@ -61,11 +75,11 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
 def check_folders(run: Path, folder: Path, tokenizer: Path | None) -> None:
     """Refuse a folder that cannot be written to, or whose files would replace a training or the tokenizer itself."""
     target, own = folder.resolve(), run.resolve()
-    if target == own or any(target.is_relative_to(own / part) for part in PARTS):
+    if target == own or any(target.is_relative_to(own / part) for part in LEFT):
         raise ValueError(f"expected another folder than the run's own, whose files would be replaced, got {folder}")
     if own.is_relative_to(target / "model"):
         raise ValueError(f"expected a run outside of {folder / 'model'}, which is replaced, got {run}")
-    if any((folder / stage).is_dir() for stage in ("tokenizer", "maskgit")):
+    if any((folder / stage).is_dir() for stage in STAGES):
         raise ValueError(f"expected another folder than the --out of a training, got {folder}")
     if tokenizer is not None and tokenizer.resolve().is_relative_to((folder / "model").resolve()):
         raise ValueError(f"expected a tokenizer outside of {folder / 'model'}, which is replaced, got {tokenizer}")
@@ -83,35 +97,37 @@ def planned(run: Path, sampling: dict) -> dict:
     return {name: value for name, value in plan.items() if name not in of_run} | {"arguments": arguments}
 
 
-def check_same_tokenizer(cvivit: CViViT, folder: Path) -> None:
+def check_same_tokenizer(tokenizer: VideoTokenizer, folder: Path) -> None:
     """Refuse, with a ValueError, a folder whose tokenizer has other settings, or other weights in half precision."""
     other = load_tokenizer(folder)
     weights = other.state_dict()
-    same = cvivit.config == other.config and all(
-        torch.equal(weight.half(), weights[name].half()) for name, weight in cvivit.state_dict().items()
+    same = tokenizer.config == other.config and all(
+        torch.equal(weight.half(), weights[name].half()) for name, weight in tokenizer.state_dict().items()
     )
     if not same:
         raise ValueError(f"the tokenizer in {folder} is not that of the model")
 
 
-def check_finite(phenaki: Phenaki) -> None:
+def check_finite(model: nn.Module) -> None:
     """Refuse, with a ValueError, weights that are not finite."""
-    for name, weight in phenaki.state_dict().items():
+    for name, weight in model.state_dict().items():
         if not weight.isfinite().all():
             raise ValueError(f"the weights {name} are not finite in half precision, whose largest number is 65504")
 
 
-def leave_out_tokenizer(folder: Path) -> None:
-    """Delete the tokenizer of a model's folder, and mark it there as one that has to be given."""
-    config = read_json(folder / "config.json") | {"cvivit": Phenaki.GIVEN}
+def leave_out_tokenizer(folder: Path, part: str) -> None:
+    """Delete the tokenizer, `part`, of a model's folder, and mark it there as one that has to be given."""
+    config = read_json(folder / "config.json") | {part: Pretrained.GIVEN}
     with written(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
-    shutil.rmtree(folder / "cvivit")
+    shutil.rmtree(folder / part)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=path, help="an --out of train_prior.py or train.py, or what share.py wrote")
+    parser.add_argument(
+        "run", type=path, help="an --out of train_prior.py, train_diffusion.py or train.py, or what share.py wrote"
+    )
     parser.add_argument("folder", type=path, help="where to write; files that are there are replaced")
     parser.add_argument("--tokenizer", type=path, help="leave the tokenizer out, because it is in this folder already")
     add_sampling(parser)

@@ -11,8 +11,10 @@ import torch
 from test_generate import tiny
 
 import share
+from conftest import same_state, tiny_latte, tiny_videogpt
 from data.runs import load_model, read_plan, read_plan_file, write_rows
 from data.sampling import planned_sampling
+from phenaki_pytorch import Phenaki
 
 
 @pytest.fixture
@@ -123,6 +125,28 @@ def test_a_tokenizer_that_is_shared_already_is_left_out_and_named_in_the_plan(ru
     assert (tmp_path / "again" / "model" / "config.json").read_text() == (other / "model" / "config.json").read_text()
 
 
+@pytest.mark.parametrize(
+    "model, stage, part",
+    [(lambda: tiny_videogpt(dim_context=None), "gpt", "tokenizer"), (tiny_latte, "latte", "codec")],
+)
+def test_every_system_is_shared_with_a_tokenizer_and_without(model, stage, part, tmp_path):
+    run, whole, other = (tmp_path / name for name in ("run", "whole", "other"))
+    model().save_pretrained(run / "model")
+    (run / "plan.json").write_text(json.dumps({"arguments": {"prior": stage}}))
+    (run / stage).mkdir()
+    write_rows(run / stage / "curves.csv", [{"step": 1, "loss": 2.0}])
+    share.main([str(run), str(whole)])
+    share.main([str(run), str(other), "--tokenizer", str(whole / "model" / part)])
+    assert (other / f"{stage}_curves.csv").read_text() == (run / stage / "curves.csv").read_text()
+    assert not (other / "model" / part).exists()
+    before, after, again = (load_model(folder / "model").state_dict() for folder in (run, whole, other))
+    assert same_state(after, again)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+    assert not same_state(after, before)
+    with pytest.raises(SystemExit, match=r"expected another folder than the --out of a training"):
+        share.main([str(whole), str(run)])
+
+
 def test_another_tokenizer_is_refused(run, shared, tmp_path):
     phenaki = load_model(shared / "model").cpu()
     phenaki.cvivit.decoder.pixels_first.weight.data[0, 0] += 1
@@ -220,7 +244,7 @@ def test_a_full_disk_leaves_no_half_of_a_shared_model(run, tmp_path, monkeypatch
     def full(*given):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(*((share.Phenaki, file) if file == "save_pretrained" else (share, file)), full)
+    monkeypatch.setattr(*((Phenaki, file) if file == "save_pretrained" else (share, file)), full)
     with pytest.raises(SystemExit, match=r"share\.py: .*No space left on device"):
         share.main([str(run), str(small)])
     assert (small.exists(), (small / "model").exists(), (tmp_path / "new").exists()) == (there, False, there)
