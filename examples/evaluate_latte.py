@@ -35,6 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=integer(), nargs="+", help="of sampling, at the first --guidance; default: the training's")
     add("--guidance", type=number(at_least=0), nargs="+", help="scales; 1 is none; default: the training's")
     add("--sampler", choices=("ddpm", "ddim"), help="default: the training's")
+    add("--resamples", type=integer(), help="of animation: how often each step is taken; default: the training's")
     add("--seed", type=SEED, default=1, help="of the prompts and of all sampling; default: %(default)s")
     add("--csv", type=path, help="all figures")
     add("--plot", type=png, help="a PNG: all right against steps, and against guidance")
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_latte(args.model)
         sampling = planned_sampling(read_plan(args.model) | {"prior": "latte"})
         sampling["sampler"] = args.sampler or sampling["sampler"]
+        sampling["resamples"] = args.resamples or sampling["resamples"]
         sampling["steps"] = sampling["steps"] or STEPS[sampling["sampler"]]
         rows = study(args, model, sampling)
         first = {"cond_scale": rows[0]["guidance"]}

@@ -90,6 +90,8 @@ def add_diffusion_sampling(parser: argparse.ArgumentParser) -> None:
     eta = "of ddim: noise that each step adds, 0 for none, 1 for as much as ddpm"
     add("--eta", type=number(at_least=0, at_most=1), help=eta)
     add("--spacing", choices=tuple(SPACINGS), help="how the passes are spread over the 1000 noise levels of training")
+    resamples = "how often each pass is taken where frames are given, which the others then follow better"
+    add("--resamples", type=integer(), metavar="N", help=resamples)
 
 
 def asked_sampling(args: argparse.Namespace, kind: str | None = None) -> dict:

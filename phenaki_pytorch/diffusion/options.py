@@ -24,6 +24,8 @@ class DiffusionOptions(TypedDict, total=False):
     cond_scale  s in null + s · (cond − null) on the noise; 1 is no guidance; has no effect on an unconditional model
     eta         of "ddim": scale of the noise in each step, from 0 to 1
     spacing     which diffusion steps are kept, "linspace" or "leading", see `Diffusion.respaced`
+    resamples   how often each step but the last is taken where frames are given, so that the others follow them better;
+                the time grows as much
     generator   source of all randomness; on the model's device
     progress    tqdm, or anything that wraps the steps
     """
@@ -33,12 +35,20 @@ class DiffusionOptions(TypedDict, total=False):
     cond_scale: float
     eta: float
     spacing: str
+    resamples: int
     generator: torch.Generator | None
     progress: Progress | None
 
 
 DEFAULTS = DiffusionOptions(
-    sampler="ddpm", steps=None, cond_scale=7.0, eta=0.0, spacing="linspace", generator=None, progress=None
+    sampler="ddpm",
+    steps=None,
+    cond_scale=7.0,
+    eta=0.0,
+    spacing="linspace",
+    resamples=1,
+    generator=None,
+    progress=None,
 )
 
 
@@ -49,7 +59,7 @@ def diffusion_options(given: DiffusionOptions) -> DiffusionOptions:
         raise ValueError(f"sampler must be one of {tuple(STEPS)}, got {options['sampler']!r}")
     if options["spacing"] not in SPACINGS:
         raise ValueError(f"spacing must be one of {tuple(SPACINGS)}, got {options['spacing']!r}")
-    check_at_least(1, steps=options["steps"])
+    check_at_least(1, steps=options["steps"], resamples=options["resamples"])
     check_scales(cond_scale=options["cond_scale"])
     check_probabilities(eta=options["eta"])
     if options["eta"] and options["sampler"] != "ddim":
@@ -65,7 +75,7 @@ def sample(
     model    with its conditions and guidance, see `Denoiser`
     options  all of them, as `diffusion_options` returns them
     """
-    named = {name: options[name] for name in ("spacing", "generator", "progress")}
+    named = {name: options[name] for name in ("spacing", "resamples", "generator", "progress")}
     named |= {"diffusion": diffusion, "prime_latents": prime_latents}
     named["steps"] = options["steps"] or STEPS[options["sampler"]]
     if options["sampler"] == "ddpm":

@@ -6,7 +6,9 @@
 
 Given first time steps of the latents can be pinned: a clip is continued, or an image animated. At each sampling step
 they take the place of the sample's, with new noise, as much as the sample has then. This is ours, not Latte's, and
-needs no training of its own. The other time steps follow them better with more sampling steps and with more given.
+needs no training of its own. The other time steps follow them better with more sampling steps, with more given, and
+with `resamples`: a step is undone by new noise and taken again, as RePaint does for the unknown part of an image
+(https://arxiv.org/abs/2201.09865, section 4.2, one step back at a time).
 
 b = batch · t, h, w = grid of latents · e = channels of latents · s = given time steps
 """
@@ -17,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from phenaki_pytorch.core.checks import check_finite, check_probabilities, check_scales, stepped
+from phenaki_pytorch.core.checks import check_at_least, check_finite, check_probabilities, check_scales, stepped
 from phenaki_pytorch.core.contracts import Denoiser, Progress
 from phenaki_pytorch.diffusion.process import (
     Diffusion,
@@ -61,6 +63,7 @@ def ddpm(
     steps: int = 250,
     spacing: str = "linspace",
     prime_latents: Tensor | None = None,
+    resamples: int = 1,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -72,13 +75,14 @@ def ddpm(
     steps          of sampling, from 1 to all of the diffusion steps
     spacing        which diffusion steps they are, see `Diffusion.respaced`
     prime_latents  (b, s, h, w, e), s from 1 to t − 1: the first time steps, which stay as they are
+    resamples      how often each sampling step but the last is taken where latents are given
     generator      source of all randomness after `noise`; on its device
     progress       tqdm, or anything that wraps the sampling steps
 
     Raises TypeError and ValueError for what does not fit, and (on the CPU) for outputs that are not finite.
     """
     process = diffusion.respaced(steps, spacing)
-    return _sample(model, noise, process, ddpm_update, prime_latents, generator, progress)
+    return _sample(model, noise, process, ddpm_update, prime_latents, resamples, generator, progress)
 
 
 def ddim(
@@ -90,6 +94,7 @@ def ddim(
     spacing: str = "linspace",
     eta: float = 0.0,
     prime_latents: Tensor | None = None,
+    resamples: int = 1,
     generator: torch.Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
@@ -101,7 +106,7 @@ def ddim(
     """
     check_probabilities(eta=eta)
     process = diffusion.respaced(steps, spacing)
-    return _sample(model, noise, process, partial(ddim_update, eta=eta), prime_latents, generator, progress)
+    return _sample(model, noise, process, partial(ddim_update, eta=eta), prime_latents, resamples, generator, progress)
 
 
 def ddpm_update(
@@ -144,11 +149,13 @@ def _sample(
     process: Diffusion,
     update: Update,
     prime_latents: Tensor | None,
+    resamples: int,
     generator: torch.Generator | None,
     progress: Progress | None,
 ) -> Tensor:
     """Run through all steps of a process, from the last to the first; arguments as in `ddpm`."""
     check_latents("noise", noise)
+    check_at_least(1, resamples=resamples)
     x = noise.to(computing_dtype(noise), copy=True)  # rounding to fewer bits at each step would add up
     e, steps = x.shape[-1], process.num_steps
     if prime_latents is not None:
@@ -156,14 +163,18 @@ def _sample(
     for step in stepped(steps, progress):
         k = steps - 1 - step
         time = _time_of(x, k)
-        if prime_latents is not None:
-            given = process.noised(prime_latents.to(x), time, normal_like(prime_latents, generator))
-            x = torch.cat((given, x[:, given.shape[1] :]), dim=1)
-        output = model(x.to(noise.dtype), process.model_time(time))
-        check_output(output, x)
-        check_finite("the model's output", output)
-        output = output.to(x.dtype)
-        x = update(process, k, x, output[..., :e], output[..., e:], generator)
+        for again in range(resamples if prime_latents is not None and k > 0 else 1):
+            if again:
+                beta = float(process.betas[k])
+                x = (1 - beta) ** 0.5 * x + beta**0.5 * normal_like(x, generator)
+            if prime_latents is not None:
+                given = process.noised(prime_latents.to(x), time, normal_like(prime_latents, generator))
+                x = torch.cat((given, x[:, given.shape[1] :]), dim=1)
+            output = model(x.to(noise.dtype), process.model_time(time))
+            check_output(output, x)
+            check_finite("the model's output", output)
+            output = output.to(x.dtype)
+            x = update(process, k, x, output[..., :e], output[..., e:], generator)
     x = x.to(noise.dtype)
     return x if prime_latents is None else torch.cat((prime_latents, x[:, prime_latents.shape[1] :]), dim=1)
 

@@ -108,6 +108,27 @@ def test_the_other_latents_follow_those_given(sampler):
     assert (alone - prime[:, 0]).abs().mean() > 0.5
 
 
+@every_sampler
+def test_with_few_steps_the_other_latents_follow_better_when_steps_are_taken_again(sampler):
+    prime = make_noise(8, shape=(500, 1, 1, 1, 1))
+    options = {"model": sum_of_time_steps, "noise": make_noise(shape=(500, 2, 1, 1, 1)), "steps": 10}
+    errors = []
+    for resamples in (1, 5):
+        result = sampled(sampler, prime_latents=prime, resamples=resamples, **options)
+        assert torch.equal(result[:, :1], prime)
+        errors.append((result[:, 1:] - prime).abs().mean())
+    assert errors[1] < 0.7 * errors[0]
+
+
+@every_sampler
+def test_steps_are_taken_again_only_where_latents_are_given(sampler):
+    for given, calls in ({}, 4), ({"prime_latents": make_noise(8)[:, :1]}, 10):
+        model = Recorder()
+        sampled(sampler, model=model, steps=4, resamples=3, **given)
+        assert len(model.times) == calls
+    assert torch.equal(sampled(sampler, resamples=3), sampled(sampler))
+
+
 def test_given_latents_take_the_dtype_of_the_noise():
     prime = make_noise(8, torch.float64)[:, :1]
     result = sampled(ddpm, noise=make_noise(dtype=torch.bfloat16), prime_latents=prime)

@@ -64,6 +64,16 @@ def test_the_distilled_model_is_right_with_one_pass_per_step():
     assert sum(right[:10]) >= 9 and sum(right[10:]) >= 9, right
 
 
+def test_latte_draws_what_its_prompts_say():
+    folder = PRETRAINED / "latte" / "model"
+    latte, options = load_model(folder), planned_sampling(read_plan(folder)) | {"steps": 10}
+    captions = prompts("seen", 10)
+    generator = torch.Generator(latte.transformer.placement().device).manual_seed(0)
+    videos = latte.generate(captions, num_frames=9, generator=generator, **options)
+    right = [agreement.all for agreement in judge_each(videos, captions)]
+    assert sum(right) >= 7, right
+
+
 def test_the_tables_hold_the_figures_of_the_results():
     results = json.loads((PRETRAINED / "results.json").read_text())
     texts = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("examples/**/*.md")]}

@@ -29,13 +29,14 @@ def ddim_options(given):
         ("top-k", ["1", "2048"], ["0", "-1", "1.5"]),
         ("top-p", ["1e-6", "1"], ["0", "-1", "1.1"]),
         ("eta", ["0", "1"], ["-1", "1.1"]),
+        ("resamples", ["1", "5"], ["0", "-1", "1.5"]),
     ],
 )
 def test_programs_take_the_sampling_options_that_the_library_takes(capsys, flag, taken, refused):
     parser = argparse.ArgumentParser()
     add_sampling(parser)
     words = 2 if flag == "token-temperature" else 1
-    kinds = {"top-k": raster_options, "top-p": raster_options, "eta": ddim_options}
+    kinds = {"top-k": raster_options, "top-p": raster_options, "eta": ddim_options, "resamples": ddim_options}
     options = kinds.get(flag, sampling_options)
     for text in taken:
         args = parser.parse_args([f"--{flag}", *[text] * words])
