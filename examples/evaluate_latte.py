@@ -4,9 +4,9 @@
     python examples/evaluate_latte.py --model runs/latte/model --steps 10 25 50 250 --guidance 4 1 2 7 --plot latte.png
 
 The model generates a clip for each of --prompts prompts, and the judge reads colour, shape and motion from it. The
-first of --guidance is measured at all of --steps, the others at the steps of the plan. With these steps and the first
-guidance, --prompts drawn first frames are animated too. The other sampling options are those of the plan. Rows are
-printed as soon as they are measured.
+first of --guidance is measured at all of --steps, the others at the steps of the plan. With the first of both,
+--prompts drawn first frames are animated too. The other sampling options are those of the plan. Rows are printed as
+soon as they are measured.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling["resamples"] = args.resamples or sampling["resamples"]
         sampling["steps"] = sampling["steps"] or STEPS[sampling["sampler"]]
         rows = study(args, model, sampling)
-        first = {"cond_scale": rows[0]["guidance"]}
+        first = {"steps": rows[0]["steps"], "cond_scale": rows[0]["guidance"]}
         animated = animation(model, args.prompts, seed=args.seed, **sampling | first)
         table({f"animation: {name}": share for name, share in animated.items()})
         if args.csv:
