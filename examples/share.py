@@ -38,6 +38,7 @@ from data.runs import (
 )
 from data.sampling import IN_PLAN, add_sampling, asked_sampling, check_sampling, planned_sampling
 from data.targets import made
+from phenaki_pytorch import ImageVAE
 from phenaki_pytorch.core.saving import Pretrained
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 
@@ -97,11 +98,12 @@ def planned(run: Path, sampling: dict) -> dict:
     return {name: value for name, value in plan.items() if name not in of_run} | {"arguments": arguments}
 
 
-def check_same_tokenizer(tokenizer: VideoTokenizer, folder: Path) -> None:
-    """Refuse, with a ValueError, a folder whose tokenizer has other settings, or other weights in half precision."""
+def check_same_tokenizer(tokenizer: VideoTokenizer | ImageVAE, folder: Path) -> None:
+    """Refuse, with a ValueError, another kind of tokenizer, other settings, or other weights in half precision."""
     other = load_tokenizer(folder)
     weights = other.state_dict()
-    same = tokenizer.config == other.config and all(
+    same = type(tokenizer) is type(other) and tokenizer.config == other.config
+    same = same and all(
         torch.equal(weight.half(), weights[name].half()) for name, weight in tokenizer.state_dict().items()
     )
     if not same:

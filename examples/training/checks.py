@@ -63,8 +63,14 @@ PRIOR_DEFAULTS = {
 }
 
 # Those of train_diffusion.py whose defaults depend on others.
-DIFFUSION_DEFAULTS = {"sampler": "ddim", "sampling_steps": 50, "eta": 0.0, "spacing": "linspace", "resamples": 1}
-DIFFUSION_DEFAULTS |= {"prompts": 200}
+DIFFUSION_DEFAULTS = {
+    "sampler": "ddim",
+    "sampling_steps": 50,
+    "eta": 0.0,
+    "spacing": "linspace",
+    "resamples": 1,
+    "prompts": 200,
+}
 GUIDANCE = 2.0
 
 

@@ -55,6 +55,7 @@ class Texts:
             return None, None
         if given != 1:
             raise ValueError(f"expected either texts or text_embeds, got {('none', 'one', 'both')[given]}")
+        name, mask_name = "text_embeds", "text_mask"
         if texts is not None:
             if self.encoder is None:
                 raise ValueError("this model has no text encoder: expected text_embeds, got texts")
@@ -70,9 +71,9 @@ class Texts:
                     f"a text encoder must return a pair, embeddings and mask, got a {type(encoded).__name__}"
                 )
             embeds, mask = encoded
+            name, mask_name = "the encoder's embeddings", "the encoder's mask"
         _check_kinds(embeds, mask)
-        names = ("text_embeds", "text_mask") if texts is None else ("the encoder's embeddings", "the encoder's mask")
-        check_context(embeds, mask, self.dim, None, name=names[0], mask_name=names[1])
+        check_context(embeds, mask, self.dim, None, name=name, mask_name=mask_name)
         if texts is not None and len(embeds) != len(texts):
             raise ValueError(f"the text encoder gave {len(embeds)} embeddings for {len(texts)} texts")
         return embeds.to(like.device, like.dtype), None if mask is None else mask.to(like.device)

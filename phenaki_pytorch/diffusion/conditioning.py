@@ -156,8 +156,7 @@ class Conditioning(nn.Module):
             check_bool("image_context_mask", mask, texts.shape[:3])
             mask = rearrange(mask, "b i m -> (b i) m")
         texts = rearrange(texts, "b i m c -> (b i) m c")
-        names = {"name": "image_context", "mask_name": "image_context_mask"}
-        mask = check_context(texts, mask, self.dim_context, b * i, **names)
+        mask = check_context(texts, mask, self.dim_context, b * i, name="image_context")
         return rearrange(mask, "(b i) m -> b i m", i=i)
 
 

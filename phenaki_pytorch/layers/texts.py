@@ -30,14 +30,14 @@ def check_context(
     batch_size: int | None,
     *,
     name: str = "context",
-    mask_name: str = "context_mask",
+    mask_name: str | None = None,
     values: bool = False,
 ) -> Tensor | None:
     """Refuse texts that do not fit; returns the mask to use, bool (b, m).
 
     dim_context      width that a model reads; None where it reads no text
     batch_size       how many there must be; None: any number
-    name, mask_name  what the caller calls them
+    name, mask_name  what the caller calls them; None: the name of the texts and "_mask"
     values           look at the mask on other devices than the CPU, too
     """
     if dim_context is None:
@@ -55,6 +55,6 @@ def check_context(
     if context_mask is None:
         context_mask = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
     else:
-        check_mask(mask_name, context_mask, context.shape[:2], values=values)
+        check_mask(mask_name or f"{name}_mask", context_mask, context.shape[:2], values=values)
     check_finite(name, context, mask=context_mask, look=values)
     return context_mask

@@ -10,7 +10,7 @@ from einops import reduce
 import generate
 import report
 from data.moving_shapes import prompts
-from data.runs import load_model, read_plan
+from data.runs import device_of, load_model, read_plan
 from data.sampling import planned_sampling
 from data.video_reader import read_video
 from evaluation.judge import agree, judge
@@ -57,7 +57,7 @@ def test_the_distilled_model_is_right_with_one_pass_per_step():
     passes = []
     phenaki.maskgit.transformer.blocks[-1].register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
     captions = [*prompts("seen", 10), *prompts("image_only", 10)]
-    generator = torch.Generator(phenaki.maskgit.to_logits.weight.device).manual_seed(0)
+    generator = torch.Generator(device_of(phenaki)).manual_seed(0)
     videos = phenaki.generate(captions, num_frames=9, generator=generator, **options)
     assert passes == [20] * 12
     right = [agreement.all for agreement in judge_each(videos, captions)]
@@ -68,7 +68,7 @@ def test_latte_draws_what_its_prompts_say():
     folder = PRETRAINED / "latte" / "model"
     latte, options = load_model(folder), planned_sampling(read_plan(folder)) | {"steps": 10}
     captions = prompts("seen", 10)
-    generator = torch.Generator(latte.transformer.placement().device).manual_seed(0)
+    generator = torch.Generator(device_of(latte)).manual_seed(0)
     videos = latte.generate(captions, num_frames=9, generator=generator, **options)
     right = [agreement.all for agreement in judge_each(videos, captions)]
     assert sum(right) >= 7, right

@@ -14,6 +14,7 @@ import share
 from conftest import same_state, tiny_latte, tiny_videogpt
 from data.runs import load_model, read_plan, read_plan_file, write_rows
 from data.sampling import planned_sampling
+from image_vae_models import plain_codec
 from phenaki_pytorch import Phenaki
 
 
@@ -153,6 +154,8 @@ def test_another_tokenizer_is_refused(run, shared, tmp_path):
     phenaki.cvivit.save_pretrained(tmp_path / "different")
     with pytest.raises(SystemExit, match=r"share\.py: the tokenizer in .*different is not that of the model"):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "different")])
+    with pytest.raises(ValueError, match=r"the tokenizer in .* is not that of the model"):
+        share.check_same_tokenizer(plain_codec(), shared / "model")
     with pytest.raises(SystemExit, match=r"share\.py: no tokenizer in .*nowhere"):
         share.main([str(run), str(tmp_path / "small"), "--tokenizer", str(tmp_path / "nowhere")])
     assert not (tmp_path / "small").exists()
