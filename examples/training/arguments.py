@@ -52,6 +52,8 @@ def prior_arguments(argv: Sequence[str] | None = None, description: str | None =
     add("--positions", choices=("learned", "sincos"), help="of a gpt; default: learned")
     axes = "of a gpt: the axes that have positions; default: both"
     add("--axes", choices=("both", "space", "time"), help=axes)
+    frames = "of a gpt that is told frames: what it reads of them, one vector or the map of their features"
+    add("--frame-encoder", choices=("vector", "map"), help=f"{frames}; default: vector")
     add = add_recipe(parser, batch_size=8, lr=3e-3, compiled="the transformers")
     add_prior_recipe(add)
     add_sampling(parser, "--sampling-steps", PRIORS)

@@ -56,6 +56,7 @@ PRIOR_DEFAULTS = {
         "depth": 4,
         "positions": "learned",
         "axes": "both",
+        "frame_encoder": "vector",
         "temperature": 1.0,
         "top_k": None,
         "top_p": None,
@@ -243,6 +244,8 @@ def check_idle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         refuse("on a folder, whose clips cannot be judged", *measured)
     if "text" not in args.condition:
         refuse(f"with --condition {told(args)}", "text_encoder", "cond_scale", "guide_every")
+    if "frames" not in args.condition:
+        refuse(f"with --condition {told(args)}", "frame_encoder")
     if args.cond_scale == 1:
         refuse("without guidance, at a --cond-scale of 1", "guide_every")
 

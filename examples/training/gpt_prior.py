@@ -10,14 +10,17 @@ from data.encoded import Encoded
 from data.fitting import fitting
 from data.mixture import Source
 from data.sources import sources_of
-from phenaki_pytorch import GPT, FrameEncoder, VideoGPT
+from phenaki_pytorch import GPT, FrameEncoder, FrameMapEncoder, VideoGPT
 from phenaki_pytorch.tokenizers.video_tokenizer import VideoTokenizer
 from training.checks import take_sizes
 from training.stage import begin_with
 
 IMAGE_WEIGHT = 0.0  # of the batches: images are no part of VideoGPT
 FRAME_DIMS = (32, 64, 128, 256)  # channels of the network that reads the first frame, half of ResNet-34's
+MAP_DIMS = (32, 64, 128, 128)
 FRAME_DEPTHS = (1, 1, 1, 1)
+
+FrameNetwork = FrameEncoder | FrameMapEncoder
 
 # the model
 
@@ -28,7 +31,7 @@ def build_model(
     """The model to train: the tokenizer, and GPT and frame encoder, new or those of a trained model."""
     if trained is not None:
         take_sizes(args, {name: trained.gpt.config[name] for name in ("dim", "depth", "positions", "axes")})
-    encoder = FrameEncoder(dims=FRAME_DIMS, depths=FRAME_DEPTHS) if "frames" in conditions.names else None
+    encoder = build_frame_encoder(args, trained) if "frames" in conditions.names else None
     gpt = build_gpt(args, tokenizer, conditions, encoder, trained)
     begin_with(gpt, getattr(trained, "gpt", None))
     begin_with(encoder, getattr(trained, "frame_encoder", None))
@@ -41,11 +44,22 @@ def labels_of(conditions: Conditions) -> dict[str, int | None]:
     return {"num_classes": len(conditions.classes) or None, "dim_action": len(conditions.actions) or None}
 
 
+def build_frame_encoder(args: argparse.Namespace, trained: VideoGPT | None) -> FrameNetwork:
+    """The network that reads the first frame, new or of the sizes of --model; its weights are random."""
+    encoder = getattr(trained, "frame_encoder", None)
+    if encoder is not None:
+        take_sizes(args, {"frame_encoder": "map" if isinstance(encoder, FrameMapEncoder) else "vector"})
+        return type(encoder)(**encoder.config)
+    if args.frame_encoder == "vector":
+        return FrameEncoder(dims=FRAME_DIMS, depths=FRAME_DEPTHS)
+    return FrameMapEncoder(image_size=args.size, dims=MAP_DIMS, depths=FRAME_DEPTHS)
+
+
 def build_gpt(
     args: argparse.Namespace,
     tokenizer: VideoTokenizer,
     conditions: Conditions,
-    encoder: FrameEncoder | None,
+    encoder: FrameNetwork | None,
     trained: VideoGPT | None,
 ) -> GPT:
     """A GPT for clips of --frames, of new sizes or those of --model; its weights are random."""
@@ -56,7 +70,8 @@ def build_gpt(
         "grid": grid,
         "code_dim": tokenizer.code_dim,
         "dim_context": conditions.texts.width,
-        "dim_frame_vector": None if encoder is None else encoder.dim,
+        "dim_frame_vector": encoder.dim if isinstance(encoder, FrameEncoder) else None,
+        "dim_frame_map": encoder.dim if isinstance(encoder, FrameMapEncoder) else None,
         "dim_condition": VideoGPT.condition_width(tokenizer, **labels_of(conditions)),
     }
     sizes = {name: getattr(args, name) for name in ("dim", "depth", "positions", "axes")}

@@ -16,7 +16,7 @@ from data.actions import write_actions
 from data.conditions import CONDITIONS
 from data.runs import load_model, read_plan, tokenizer_of
 from data.video_reader import read_video
-from phenaki_pytorch import VideoGPT
+from phenaki_pytorch import FrameEncoder, FrameMapEncoder, VideoGPT
 from training import loop, results, second_stage
 
 ACTIONS, CAPTIONS, FRAMES = ("left", "right"), ("it flickers", "all is still"), 8
@@ -66,6 +66,11 @@ def arguments(folder, condition, out):
     return [*GPT, *where, "--condition", *condition]
 
 
+def frame_reader(condition):
+    """Which of the two networks reads the frames: a map of features beside other conditions, else a vector."""
+    return ["--frame-encoder", "map"] if len(condition) > 1 else []
+
+
 def told(condition, folder, given=TOLD):
     """The words of generate.py for a model that is told these."""
     words = dict.fromkeys(tuple(given[name]) for name in condition)
@@ -88,7 +93,7 @@ def begun(request, folder, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(second_stage, "trained_stage", not_trained)
-        run(train_prior.main, arguments(folder, condition, out))
+        run(train_prior.main, [*arguments(folder, condition, out), *frame_reader(condition)])
     return condition, out, *kept
 
 
@@ -120,6 +125,20 @@ def test_the_model_that_is_left_generates_what_it_is_told(begun, folder, tmp_pat
         generate.main([*told(condition, folder, other), *words])
     same = [torch.equal(scenes[0][1], made[0][0][1]) for scenes in made[1:]]
     assert same == [name == "none" for name in condition]
+
+
+def test_a_further_training_begins_with_the_weights_and_the_frame_encoder_of_the_model(begun, folder, tmp_path):
+    condition, out, model, _ = begun
+    words = [*GPT, "--model", str(out / "model"), "--data", str(folder / "data")]
+    if "frames" in condition:
+        assert type(model.frame_encoder) is (FrameMapEncoder if frame_reader(condition) else FrameEncoder)
+        kinds = ["vector", "map"] if frame_reader(condition) else ["map", "vector"]
+        with pytest.raises(SystemExit, match="expected no --frame-encoder, or {1}, got {0}".format(*kinds)):
+            run(train_prior.main, [*words, "--frame-encoder", kinds[0], "--out", str(tmp_path / "refused")])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(second_stage, "trained_stage", lambda args, accelerator, model, *more: model)
+        run(train_prior.main, [*words, "--out", str(tmp_path / "on")])
+    assert same_state(state(load_model(tmp_path / "on" / "model")), state(model))
 
 
 def test_the_model_goes_on_from_a_video_and_from_scene_to_scene(begun, folder, tmp_path, monkeypatch):
