@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data.flags import integer, mistakes_in_one_line, number, path
 from data.media import write_plots
 from data.runs import SEED, load_model, read_plan, write_rows
-from data.sampling import planned_sampling
+from data.sampling import check_sampling, planned_sampling
 from data.targets import check_targets, png
 from evaluation.claims import SHORTEST_JUDGED, animation, text_to_video
 from evaluation.measures import table
@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling["sampler"] = args.sampler or sampling["sampler"]
         sampling["resamples"] = args.resamples or sampling["resamples"]
         sampling["steps"] = sampling["steps"] or STEPS[sampling["sampler"]]
+        for steps, scale in settings_of(args, sampling):
+            check_sampling({"resamples": args.resamples}, sampling | {"steps": steps, "cond_scale": scale}, model)
         rows = study(args, model, sampling)
         first = {"steps": rows[0]["steps"], "cond_scale": rows[0]["guidance"]}
         animated = animation(model, args.prompts, seed=args.seed, **sampling | first)

@@ -48,7 +48,15 @@ from data.runs import (
     tokenizer_of,
     unknown_words,
 )
-from data.sampling import Model, add_sampling, asked_sampling, check_sampling, kind_of, planned_sampling
+from data.sampling import (
+    Model,
+    add_sampling,
+    asked_sampling,
+    check_sampling,
+    kind_of,
+    planned_sampling,
+    refuse_without_effect,
+)
 from data.timeline import read_timeline
 from data.video_reader import read_video
 from data.word_vectors import words_of
@@ -171,6 +179,8 @@ def fill_in(args: argparse.Namespace, plan: dict, model: Model) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check_sampling(asked, asked_sampling(args, kind_of(model)), model)
+    if is_alone(args, model) and not args.image:
+        refuse_without_effect(asked, ("resamples",), "on a single scene of one window with nothing before it")
     args.overlap = check_overlap(args, model)
     if args.scale * max(height, width) > LARGEST:
         raise ValueError(
@@ -180,13 +190,18 @@ def fill_in(args: argparse.Namespace, plan: dict, model: Model) -> None:
         raise ValueError(f"an mp4 of {width} × {height} pixels needs an even --scale, got {args.scale}")
 
 
+def is_alone(args: argparse.Namespace, model: Model) -> bool:
+    """Whether there is one scene of one window, after a picture at most."""
+    frames = sum(args.frames or ()) + bool(args.image)
+    return len(args.prompts) <= 1 and not args.video and frames <= model.window
+
+
 def check_overlap(args: argparse.Namespace, model: Model) -> int:
     """The frames that each scene shares with those before; 0 where there is one scene and nothing before it."""
     fitting = lengths_up_to(tokenizer_of(model), model.window - 1)
     if args.overlap is not None and args.overlap not in fitting:
         raise ValueError(f"--overlap must be one of {fitting}, got {args.overlap}")
-    alone = len(args.prompts) <= 1 and not args.video and sum(args.frames or ()) + bool(args.image) <= model.window
-    if args.overlap is not None and alone:
+    if args.overlap is not None and is_alone(args, model):
         raise ValueError("--overlap would have no effect on a single scene of one window")
     if args.overlap is None and fitting:
         return max(usable_frames(tokenizer_of(model), (1 + model.window) // 2), fitting[0])

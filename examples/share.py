@@ -32,11 +32,13 @@ from data.runs import (
     load_tokenizer,
     read_json,
     read_plan_file,
+    save_model,
+    saved_tokenizer,
     tokenizer_of,
     whole_curves,
     write_rows,
 )
-from data.sampling import IN_PLAN, add_sampling, asked_sampling, check_sampling, planned_sampling
+from data.sampling import IN_PLAN, Model, add_sampling, asked_sampling, check_sampling, planned_sampling
 from data.targets import made
 from phenaki_pytorch import ImageVAE
 from phenaki_pytorch.core.saving import Pretrained
@@ -53,9 +55,11 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
     options, for weights that are not finite in half precision, and where the tokenizer is another. Everything is read
     before anything is written.
     """
+    tokenizer = None if tokenizer is None else saved_tokenizer(tokenizer)
     check_folders(run, folder, tokenizer)
     model, plan = load_model(run / "model").cpu(), planned(run, sampling)
     system = type(model)
+    check_replaced(folder / "model", system)
     check_sampling(sampling, planned_sampling(plan["arguments"]), model)
     if tokenizer is not None:
         check_same_tokenizer(tokenizer_of(model), tokenizer)
@@ -63,7 +67,7 @@ def share(run: Path, folder: Path, sampling: dict, tokenizer: Path | None = None
     stages = ("tokenizer", SYSTEMS[system]) if tokenizer is None else (SYSTEMS[system],)
     curves = {stage: rows for stage in stages if (rows := whole_curves(run, stage))}
     check_finite(model.half())
-    model.save_pretrained(folder / "model")
+    save_model(model, folder / "model")
     if tokenizer is not None:
         leave_out_tokenizer(folder / "model", PARTS[system])
     with written(folder / "plan.json") as temporary:
@@ -86,6 +90,15 @@ def check_folders(run: Path, folder: Path, tokenizer: Path | None) -> None:
         raise ValueError(f"expected a tokenizer outside of {folder / 'model'}, which is replaced, got {tokenizer}")
     check_writable(folder / "plan.json")
     check_writable(folder / "model" / "config.json")
+
+
+def check_replaced(folder: Path, system: type[Model]) -> None:
+    """Refuse, with a ValueError, a folder that holds a model of another system, whose parts would stay there."""
+    config = folder / "config.json"
+    saved = read_json(config) if config.is_file() else {}
+    others = [other.__name__ for other, part in PARTS.items() if part in saved and other is not system]
+    if others:
+        raise ValueError(f"{folder} holds a {others[0]}: expected another folder for a {system.__name__}")
 
 
 def planned(run: Path, sampling: dict) -> dict:
@@ -130,8 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "run", type=path, help="an --out of train_prior.py, train_diffusion.py or train.py, or what share.py wrote"
     )
-    parser.add_argument("folder", type=path, help="where to write; files that are there are replaced")
-    parser.add_argument("--tokenizer", type=path, help="leave the tokenizer out, because it is in this folder already")
+    parser.add_argument("folder", type=path, help="where to write; files of the same names are replaced")
+    left_out = "leave the tokenizer out, because it lies here: its folder, or that of a model"
+    parser.add_argument("--tokenizer", type=path, help=left_out)
     add_sampling(parser)
     args = parser.parse_args(argv)
     sampling = {name: value for name, value in asked_sampling(args).items() if value is not None}

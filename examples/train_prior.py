@@ -14,7 +14,8 @@ given any of: captions as texts, captions as classes, first frames, actions. Fla
 --flip is refused for a folder that has an actions.csv, as left and right would become wrong.
 
 Leaves in --out: model/, which generate.py and `Phenaki.from_pretrained` or `VideoGPT.from_pretrained` read, tokenizer
-included; plan.json; maskgit/ or gpt/ with curves, checkpoints and samples; results.json; of a maskgit, story.gif.
+included and the text encoder `words` not; plan.json; maskgit/ or gpt/ with curves, checkpoints and samples;
+results.json; of a maskgit, story.gif.
 """
 
 from collections.abc import Sequence

@@ -167,7 +167,7 @@ class Latte(System):
                       last ones are used, as many as the codec takes; of more the last `overlap`
         overlap       frames that each further window shares with those before, in a number that the codec takes; None:
                       5, or the most below it that fits
-        texts, text_embeds, text_mask   as in `losses`; one caption or b of them
+        texts, text_embeds, text_mask   as in `losses`; one caption alone is that of one video
         batch_size    how many videos to generate where nothing above says it
         sampling      see `DiffusionOptions`
 

@@ -140,8 +140,8 @@ class Phenaki(System):
     ) -> Tensor:
         """Generate `num_frames` ≥ 1 new frames: (b, c, num_frames, h, w), in [0, 1].
 
-        texts         one caption or b of them; instead text_embeds (b, m, d) and text_mask, bool (b, m); none for an
-                      unconditional model, which generates `batch_size` videos
+        texts         b captions, or that of a single video; instead text_embeds (b, m, d) and text_mask, bool (b, m);
+                      none for an unconditional model, which generates `batch_size` videos
         prime_frames  (b, c, f, h, w) to continue, or images (b, c, h, w) to animate. Of fewer frames than a window the
                       last ones are used, as many as the tokenizer takes; of more the last `overlap`
         overlap       frames that each further window shares with those before, in a number that the tokenizer takes;

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from phenaki_pytorch.conditions.t5 import T5TextEncoder
 from phenaki_pytorch.conditions.texts import Texts
 from phenaki_pytorch.core.contracts import TextEncoder
@@ -110,7 +112,7 @@ def check_parts(
     optional: Collection[str] = (),
     more: Collection[str] = (),
 ) -> None:
-    """Refuse, with a ValueError, a config that no saved system has.
+    """Refuse, with a ValueError, a config that no saved system has; with a TypeError, parts that are no modules.
 
     optional  parts that there need not be
     more      names of further values
@@ -121,6 +123,8 @@ def check_parts(
     if foreign := config.keys() - required - {*optional}:
         raise ValueError(f"{path} holds {', '.join(sorted(foreign))}, which no such system has")
     for name, kinds in parts.items():
+        if name in given and not isinstance(given[name], nn.Module):
+            raise TypeError(f"{name} must be a module, got a {type(given[name]).__name__}")
         known = [*kinds, *([None] if name in optional else [])]
         if name not in given and config.get(name) not in known:
             raise ValueError(f"{path} must have one of {known} as {name}, got {config[name]!r}")

@@ -168,7 +168,7 @@ class VideoGPT(System):
         classes       int64 (b,)
         overlap       frames that each further window shares with those before, in a number that the tokenizer takes;
                       None: 5, or the most below it that fits; more where the frame encoder reads more
-        texts, text_embeds, text_mask   as in `losses`; one caption or b of them
+        texts, text_embeds, text_mask   as in `losses`; one caption alone is that of one video
         batch_size    how many videos to generate where nothing above says it
         sampling      see `RasterOptions`
 

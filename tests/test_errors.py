@@ -177,7 +177,7 @@ def test_wrong_training_batches_of_maskgit(changes, message):
     [
         ({"grid": (7, 2, 2)}, r"between \(1, 1, 1\) and \(6, 2, 2\), got \(7, 2, 2\)"),
         ({"grid": (0, 2, 2)}, r"between \(1, 1, 1\) and \(6, 2, 2\), got \(0, 2, 2\)"),
-        ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
+        ({"batch_size": 3}, "batch_size is 3, the text has a batch of 2"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"context": None}, "needs a context"),
         ({"context_mask": mask([0, 0, 0], [1, 0, 0])}, "all False"),
@@ -288,7 +288,7 @@ def test_encoders_that_give_too_few_embeddings():
     [
         ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"texts": None}, "either texts or text_embeds, got none"),
-        ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
+        ({"batch_size": 3}, "batch_size is 3, the text has a batch of 2"),
         ({"prime_frames": video(b=3)}, "batch of 3, expected 2"),
         ({"prime_frames": video(h=24)}, r"grid \(2, 2\), got \(24, 16\) pixels, of the grid \(3, 2\)"),
         ({"prime_frames": video(h=20)}, "8×8, got 20×16"),

@@ -194,6 +194,8 @@ def test_a_codec_of_the_users_own_has_to_be_given_again(tmp_path):
         latte.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"needs \['codec'\]"):
         Latte.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="codec must be a module, got a str"):
+        Latte.from_pretrained(tmp_path, codec="my-tokenizer")
     loaded = Latte.from_pretrained(tmp_path, codec=ToyTokenizer(1, 2))
     assert not loaded.standardise
     one, other = (model.eval().generate(num_frames=3, **FAST, generator=seed()) for model in (latte, loaded))

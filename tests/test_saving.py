@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,16 @@ from conftest import (
 from phenaki_pytorch import GPT, CViViT, MaskGit, Phenaki, T5TextEncoder, TokenCritic
 
 METHODS = ("encode", "decode", "grid", "num_frames")
+
+
+def test_files_have_the_mode_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        tiny_gpt().save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"config.json": 0o640, "model.safetensors": 0o640}
 
 
 def next_step(module, loss):

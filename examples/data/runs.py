@@ -10,6 +10,7 @@ OUT/STAGE/curves.csv        the curves of a stage, "tokenizer" or "maskgit" or "
 import csv
 import inspect
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +75,13 @@ def load_model(folder: Path) -> Model:
     if saved[PARTS[system]] == system.GIVEN:
         own[PARTS[system]] = load_codec(folder)
     return system.from_pretrained(folder, **own).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Save a model, without a warning of what `load_model` adds again: the encoder of words, an image VAE."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="left out of the saved model")
+        model.save_pretrained(folder)
 
 
 def load_phenaki(folder: Path) -> Phenaki:

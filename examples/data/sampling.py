@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from data.flags import flag_of, integer, number
 from phenaki_pytorch import Latte, Phenaki, SamplingOptions, SelfCritic, VideoGPT
 from phenaki_pytorch.diffusion import options as diffusion
-from phenaki_pytorch.diffusion.options import DiffusionOptions, diffusion_options
+from phenaki_pytorch.diffusion.options import STEPS, DiffusionOptions, diffusion_options
 from phenaki_pytorch.diffusion.process import SPACINGS
 from phenaki_pytorch.priors import autoregressive, decoding
 from phenaki_pytorch.priors.autoregressive import RasterOptions, raster_options
@@ -90,7 +90,8 @@ def add_diffusion_sampling(parser: argparse.ArgumentParser) -> None:
     eta = "of ddim: noise that each step adds, 0 for none, 1 for as much as ddpm"
     add("--eta", type=number(at_least=0, at_most=1), help=eta)
     add("--spacing", choices=tuple(SPACINGS), help="how the passes are spread over the 1000 noise levels of training")
-    resamples = "how often each pass is taken where frames are given, which the others then follow better"
+    resamples = "where a video goes on from a picture, a video or the window before: how often each pass but the last"
+    resamples += " is taken, so that new frames follow the given ones better; the time grows as much"
     add("--resamples", type=integer(), metavar="N", help=resamples)
 
 
@@ -113,6 +114,8 @@ def check_sampling(given: dict, options: Options, model: Model) -> None:
     if kind == "maskgit":
         check_maskgit_sampling(given, options, model)
     CHECKS[kind](options)
+    if kind == "latte":
+        check_diffusion_sampling(given, options, model)
 
 
 def check_maskgit_sampling(given: dict, options: SamplingOptions, phenaki: Phenaki) -> None:
@@ -129,6 +132,14 @@ def check_maskgit_sampling(given: dict, options: SamplingOptions, phenaki: Phena
     sampling_options(options)
     if options["critic_inline"] and critic is not None and not isinstance(critic, SelfCritic):
         raise ValueError(f"--critic-inline needs a SelfCritic, the model has a {type(critic).__name__}")
+
+
+def check_diffusion_sampling(given: dict, options: DiffusionOptions, latte: Latte) -> None:
+    """`check_sampling` for the steps of a Latte."""
+    steps = options["steps"] or STEPS[options["sampler"]]
+    latte.diffusion.respaced(steps, options["spacing"])
+    if steps == 1:
+        refuse_without_effect(given, ("resamples",), "in a single step")
 
 
 def refuse_without_effect(given: dict, names: tuple[str, ...], why: str) -> None:

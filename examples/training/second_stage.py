@@ -16,7 +16,7 @@ from data.conditions import Captions, Conditions
 from data.encoded import Encoded, encode_all
 from data.fitting import fitting
 from data.mixture import Source
-from data.runs import SYSTEMS, load_model, load_tokenizer, read_plan_file, tokenizer_of
+from data.runs import SYSTEMS, load_model, load_tokenizer, read_plan_file, save_model, tokenizer_of
 from data.sampling import Model
 from data.sources import DataSets, captioned_data, mixture
 from data.vae import load_vae
@@ -74,7 +74,7 @@ def train_second_stage(args: argparse.Namespace, *, began: float | None = None) 
     held_out = KINDS[args.prior].collate(conditions, [watched[i] for i in range(len(watched))])
     model = trained_stage(args, accelerator, model, mixed, conditions, held_out, steps)
     if accelerator.is_main_process:
-        model.save_pretrained(args.out / "model")
+        save_model(model, args.out / "model")
         show_samples(args, model, next(clips for clips in encoded if clips is not None), conditions)
         write_results(args, model, sets, began=began)
 

@@ -193,7 +193,7 @@ def batch_of(batch_size: int, context: Tensor | None) -> int:
     if context is None or len(context) == batch_size:
         return batch_size
     if batch_size != 1:
-        raise ValueError(f"batch_size is {batch_size}, the context has a batch of {len(context)}")
+        raise ValueError(f"batch_size is {batch_size}, the text has a batch of {len(context)}")
     return len(context)
 
 

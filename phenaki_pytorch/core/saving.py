@@ -154,20 +154,26 @@ def _kind(dtype: str) -> str:
 
 @contextmanager
 def staged_files() -> Iterator[Stage]:
-    """Files that get their names when all of them are written; after an error none does."""
-    staged: dict[Path, Path] = {}
+    """Files that get their names when all of them are written; after an error none does.
+
+    They have the mode of any new file, where safetensors alone would let no other user read them.
+    """
+    staged: dict[Path, tuple[Path, int]] = {}
 
     def stage(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged[path] = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        return staged[path]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        temporary.touch()
+        staged[path] = temporary, temporary.stat().st_mode
+        return temporary
 
     try:
         yield stage
-        for path, temporary in staged.items():
+        for path, (temporary, mode) in staged.items():
+            temporary.chmod(mode)
             temporary.replace(path)
     finally:
-        for temporary in staged.values():
+        for temporary, _ in staged.values():
             temporary.unlink(missing_ok=True)
 
 

@@ -24,8 +24,8 @@ class DiffusionOptions(TypedDict, total=False):
     cond_scale  s in null + s · (cond − null) on the noise; 1 is no guidance; has no effect on an unconditional model
     eta         of "ddim": scale of the noise in each step, from 0 to 1
     spacing     which diffusion steps are kept, "linspace" or "leading", see `Diffusion.respaced`
-    resamples   how often each step but the last is taken where frames are given, so that the others follow them better;
-                the time grows as much
+    resamples   how often each step but the last is taken where frames are given, as they are from the second window
+                on, so that the others follow them better; the time grows as much
     generator   source of all randomness; on the model's device
     progress    tqdm, or anything that wraps the steps
     """

@@ -56,6 +56,13 @@ def test_every_setting_is_measured_with_its_options_and_written(saved, tmp_path)
     assert (tmp_path / "out.png").stat().st_size > 1000
 
 
+def test_steps_that_cannot_be_taken_are_refused_before_anything_is_measured(saved):
+    folder, calls = saved
+    with pytest.raises(SystemExit, match=r"evaluate_latte\.py: steps must be from 1 to 1000, got 1001"):
+        main(["--model", str(folder), "--steps", "3", "1001"])
+    assert not calls
+
+
 def test_each_panel_has_the_rows_of_its_axis_alone():
     rows = [{"steps": s, "guidance": g, "all": s * g} for s, g in ((10, 4.0), (3, 4.0), (3, 1.0))]
     assert panels_of(rows, {"steps": 3}) == {

@@ -123,6 +123,8 @@ def test_a_tokenizer_that_is_shared_already_is_left_out_and_named_in_the_plan(ru
     assert (tmp_path / "whole" / "model" / "cvivit").is_dir()
     assert "tokenizer" not in read_plan_file(tmp_path / "whole" / "model")
     share.main([str(other), str(tmp_path / "again"), "--tokenizer", str(shared / "model")])
+    assert read_plan_file(tmp_path / "again" / "model")["tokenizer"] == "../shared/model/cvivit"
+    assert same_state(load_model(tmp_path / "again" / "model").state_dict(), weights)
     assert (tmp_path / "again" / "model" / "config.json").read_text() == (other / "model" / "config.json").read_text()
 
 
@@ -146,6 +148,17 @@ def test_every_system_is_shared_with_a_tokenizer_and_without(model, stage, part,
     assert not same_state(after, before)
     with pytest.raises(SystemExit, match=r"expected another folder than the --out of a training"):
         share.main([str(whole), str(run)])
+
+
+def test_a_model_of_another_system_is_not_replaced(run, shared, tmp_path):
+    tiny_latte().save_pretrained(tmp_path / "latte" / "model")
+    (tmp_path / "latte" / "plan.json").write_text(json.dumps({"arguments": {"prior": "latte"}}))
+    before = (shared / "plan.json").read_text()
+    with pytest.raises(SystemExit, match=r"shared/model holds a Phenaki: expected another folder for a Latte"):
+        share.main([str(tmp_path / "latte"), str(shared)])
+    assert (shared / "plan.json").read_text() == before and not (shared / "model" / "transformer").exists()
+    share.main([str(run), str(shared), "--steps", "5"])
+    assert read_plan(shared / "model") == {"sampling_steps": 5}
 
 
 def test_another_tokenizer_is_refused(run, shared, tmp_path):

@@ -81,7 +81,7 @@ def test_the_model_goes_on_from_a_picture_a_video_and_from_scene_to_scene(begun,
     condition, out, *_ = begun
     made, prompts = [], [] if condition == "none" else [*CAPTIONS]
     monkeypatch.setattr(generate, "write", lambda args, scenes, fps: made.append(scenes))
-    words = [*prompts, "--model", str(out / "model"), "--sampler", "ddim", "--steps", "1"]
+    words = [*prompts, "--model", str(out / "model"), "--sampler", "ddim", "--resamples", "2"]
     generate.main([*words, "--image", str(folder / "picture.png")])
     generate.main([*words, "--video", str(folder / "data" / "0.mp4")])
     counts = [[frames.shape[2] for _, frames in scenes] for scenes in made]
@@ -89,7 +89,13 @@ def test_the_model_goes_on_from_a_picture_a_video_and_from_scene_to_scene(begun,
     assert counts == [[1, 6, *further], [3, 4, *further]]
 
 
-@pytest.mark.parametrize("words", ["--steps 0", "--top-k 3", "--temperature 1", "--eta 1 --sampler ddpm", "--image no"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("--steps 0", "--steps 1001", "--top-k 3", "--temperature 1", "--eta 1 --sampler ddpm", "--image no"),
+        "--resamples 2",  # nothing is given
+    ],
+)
 def test_what_does_not_go_with_the_model_is_refused_in_one_line(begun, tmp_path, words):
     condition, out, *_ = begun
     prompt = [] if condition == "none" else [CAPTIONS[0]]

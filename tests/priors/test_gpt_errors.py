@@ -96,7 +96,7 @@ def test_wrong_training_batches_of_a_gpt(changes, message):
         *WRONG_CONDITIONS,
         ({"grid": (6, 3, 2)}, r"height and width of grid must be at most \(2, 2\), got \(6, 3, 2\)"),
         ({"grid": (0, 2, 2)}, r"each at least 1, got \(0, 2, 2\)"),
-        ({"batch_size": 3}, "batch_size is 3, the context has a batch of 2"),
+        ({"batch_size": 3}, "batch_size is 3, the text has a batch of 2"),
         ({"prime_ids": ids(t=6)}, r"\(2, fewer than 6, 2, 2\), got \(2, 6, 2, 2\)"),
         ({"prime_ids": ids(t=2) + 32}, r"\[0, 32\), got values from 32 to 32"),
         ({"cond_scale": -1.0}, "cond_scale must be finite and at least 0, got -1.0"),

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from functools import partial
 
 import pytest
@@ -15,12 +16,21 @@ from data.runs import (
     read_json,
     read_plan,
     read_rows,
+    save_model,
     tokenizer_of,
     unknown_words,
     whole_curves,
     write_rows,
 )
 from data.word_vectors import WordVectors, words_of
+
+
+def test_what_is_left_out_of_a_saved_model_is_there_again_and_needs_no_warning(tmp_path):
+    encoder = WordVectors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_model(tiny_phenaki(dim_context=encoder.dim, text_encoder=encoder), tmp_path)
+    assert isinstance(load_model(tmp_path).text_encoder, WordVectors)
 
 
 @pytest.mark.parametrize("held", [b"", b"no JSON", b'{"a": 1', b"[1]", b"3", b"null", b"\x80\x81", b"[" * 100_000])

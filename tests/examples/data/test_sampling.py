@@ -90,6 +90,21 @@ def test_a_latte_is_guided_by_texts_and_by_classes():
         check_sampling({"cond_scale": 2.0}, options, tiny_latte())
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"steps": 1001}, "steps must be from 1 to 1000, got 1001"),
+        ({"steps": 1, "resamples": 3}, "--resamples would have no effect in a single step"),
+    ],
+)
+def test_steps_that_a_latte_cannot_take_are_refused(given, message):
+    options = planned_sampling({"prior": "latte"})
+    check_sampling({}, options | {"steps": 1}, tiny_latte())
+    check_sampling({}, options | {"steps": 1000, "resamples": 3}, tiny_latte())
+    with pytest.raises(ValueError, match=message):
+        check_sampling(given, options | given, tiny_latte())
+
+
 def test_a_plan_asks_for_the_sampling_options_of_its_prior():
     plan = {"prior": "gpt", "temperature": 0.5, "top_k": 3, "sampling_steps": 7}
     assert planned_sampling(plan) == {"temperature": 0.5, "top_k": 3, "top_p": None, "cond_scale": 1.0}
