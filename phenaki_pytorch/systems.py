@@ -123,7 +123,7 @@ def check_parts(
     if foreign := config.keys() - required - {*optional}:
         raise ValueError(f"{path} holds {', '.join(sorted(foreign))}, which no such system has")
     for name, kinds in parts.items():
-        if name in given and not isinstance(given[name], nn.Module):
+        if name in given and not isinstance(given[name], nn.Module | None):
             raise TypeError(f"{name} must be a module, got a {type(given[name]).__name__}")
         known = [*kinds, *([None] if name in optional else [])]
         if name not in given and config.get(name) not in known:

@@ -170,7 +170,8 @@ def staged_files() -> Iterator[Stage]:
     try:
         yield stage
         for path, (temporary, mode) in staged.items():
-            temporary.chmod(mode)
+            if temporary.stat().st_mode != mode:  # not all file systems have modes
+                temporary.chmod(mode)
             temporary.replace(path)
     finally:
         for temporary, _ in staged.values():
