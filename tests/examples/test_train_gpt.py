@@ -86,13 +86,15 @@ def begun(request, folder, tmp_path_factory):
     condition, out, kept = request.param, tmp_path_factory.mktemp("out"), []
 
     def not_trained(args, accelerator, model, mixed, conditions, held_out, steps):
+        torch.manual_seed(0)
         for weight in model.gpt.parameters():
-            torch.nn.init.normal_(weight, std=0.2)
+            torch.nn.init.normal_(weight, std=0.5)
         kept.extend((model.eval(), held_out))
         return model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(second_stage, "trained_stage", not_trained)
+        patch.setattr(second_stage, "timed", lambda *given: 1.0)
         run(train_prior.main, [*arguments(folder, condition, out), *frame_reader(condition)])
     return condition, out, *kept
 
@@ -137,6 +139,7 @@ def test_a_further_training_begins_with_the_weights_and_the_frame_encoder_of_the
             run(train_prior.main, [*words, "--frame-encoder", kinds[0], "--out", str(tmp_path / "refused")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(second_stage, "trained_stage", lambda args, accelerator, model, *more: model)
+        patch.setattr(second_stage, "timed", lambda *given: 1.0)
         run(train_prior.main, [*words, "--out", str(tmp_path / "on")])
     assert same_state(state(load_model(tmp_path / "on" / "model")), state(model))
 
