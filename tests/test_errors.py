@@ -228,6 +228,7 @@ def test_parts_that_do_not_fit_each_other():
     "embeds, text_mask, message",
     [
         (torch.tensor(1.0), None, r"text_embeds must be \(b, m, 12\), none empty, got \(\)"),
+        (text(d=13), None, r"text_embeds must be \(b, m, 12\), none empty, got \(2, 3, 13\)"),
         (text(), torch.ones(2, 4, dtype=torch.bool), r"text_mask must be bool \(2, 3\), got torch.bool \(2, 4\)"),
         (text(), torch.zeros(2, 3, dtype=torch.bool), "text_mask must be True somewhere"),
     ],
@@ -239,9 +240,8 @@ def test_embeddings_are_refused_by_the_names_that_systems_have_for_them(embeds, 
 
 def test_an_encoder_of_unknown_width_is_checked_at_its_first_use():
     model = tiny_phenaki(text_encoder=lambda texts: (text(len(texts), d=13), None))
-    message = r"\(b, m, 12\), none empty, got \(2, 3, 13\)"
-    refused(lambda: model(video(), texts=["a", "b"]), message)
-    refused(lambda: model.generate(["a", "b"], num_frames=3), message)
+    for call in (lambda: model(video(), texts=["a", "b"]), lambda: model.generate(["a", "b"], num_frames=3)):
+        refused(call, r"\(b, m, 12\), none empty, got \(2, 3, 13\)")
 
 
 # Phenaki: loss
