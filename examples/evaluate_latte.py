@@ -24,7 +24,7 @@ from data.targets import check_targets, png
 from evaluation.claims import SHORTEST_JUDGED, animation, text_to_video
 from evaluation.measures import table
 from phenaki_pytorch import Latte
-from phenaki_pytorch.diffusion.options import STEPS
+from phenaki_pytorch.diffusion.options import steps_of
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling = planned_sampling(read_plan(args.model) | {"prior": "latte"})
         sampling["sampler"] = args.sampler or sampling["sampler"]
         sampling["resamples"] = args.resamples or sampling["resamples"]
-        sampling["steps"] = sampling["steps"] or STEPS[sampling["sampler"]]
+        sampling["steps"] = steps_of(sampling)
         for steps, scale in settings_of(args, sampling):
             check_sampling({"resamples": args.resamples}, sampling | {"steps": steps, "cond_scale": scale}, model)
         rows = study(args, model, sampling)

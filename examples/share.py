@@ -33,7 +33,9 @@ from data.runs import (
     read_json,
     read_plan_file,
     save_model,
+    saved_config,
     saved_tokenizer,
+    system_of,
     tokenizer_of,
     whole_curves,
     write_rows,
@@ -94,11 +96,9 @@ def check_folders(run: Path, folder: Path, tokenizer: Path | None) -> None:
 
 def check_replaced(folder: Path, system: type[Model]) -> None:
     """Refuse, with a ValueError, a folder that holds a model of another system, whose parts would stay there."""
-    config = folder / "config.json"
-    saved = read_json(config) if config.is_file() else {}
-    others = [other.__name__ for other, part in PARTS.items() if part in saved and other is not system]
-    if others:
-        raise ValueError(f"{folder} holds a {others[0]}: expected another folder for a {system.__name__}")
+    other = system_of(saved_config(folder))
+    if other not in (None, system):
+        raise ValueError(f"{folder} holds a {other.__name__}: expected another folder for a {system.__name__}")
 
 
 def planned(run: Path, sampling: dict) -> dict:

@@ -52,7 +52,18 @@ def read_json(path: Path) -> dict:
     return value
 
 
+def saved_config(folder: Path) -> dict:
+    """The config.json of a folder, {} where there is none."""
+    config = folder / "config.json"
+    return read_json(config) if config.is_file() else {}
+
+
 # models
+
+
+def system_of(config: dict) -> type[Model] | None:
+    """The system whose config this is; None for another one."""
+    return next((system for system, part in PARTS.items() if part in config), None)
 
 
 def load_model(folder: Path) -> Model:
@@ -61,9 +72,8 @@ def load_model(folder: Path) -> Model:
     A model without a tokenizer of its own shares that of another, or has an image VAE: its plan says where it lies.
     Raises ValueError for a folder without a model, and for a text encoder that is unknown here.
     """
-    config, own = folder / "config.json", {}
-    saved = read_json(config) if config.is_file() else {}
-    system = next((system for system, part in PARTS.items() if part in saved), None)
+    saved, own = saved_config(folder), {}
+    system = system_of(saved)
     if system is None or not (folder / NETWORKS[system] / "config.json").is_file():
         what = "the folder model/ that train_prior.py or train_diffusion.py left in its --out"
         raise ValueError(f"no model in {folder}: expected {_inside(folder) or what}")
@@ -124,8 +134,7 @@ def saved_tokenizer(folder: Path) -> Path:
 
     Raises ValueError where there is none.
     """
-    config = folder / "config.json"
-    saved = read_json(config) if config.is_file() else {}
+    saved = saved_config(folder)
     places = [folder / part for part in PARTS.values() if part in saved]  # of a model, the one that it was trained with
     if places and (shared := read_plan_file(folder).get("tokenizer")) is not None:
         places.append(folder.resolve().parent / shared)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from data.flags import flag_of, integer, number
 from phenaki_pytorch import Latte, Phenaki, SamplingOptions, SelfCritic, VideoGPT
 from phenaki_pytorch.diffusion import options as diffusion
-from phenaki_pytorch.diffusion.options import STEPS, DiffusionOptions, diffusion_options
+from phenaki_pytorch.diffusion.options import DiffusionOptions, diffusion_options, steps_of
 from phenaki_pytorch.diffusion.process import SPACINGS
 from phenaki_pytorch.priors import autoregressive, decoding
 from phenaki_pytorch.priors.autoregressive import RasterOptions, raster_options
@@ -136,7 +136,7 @@ def check_maskgit_sampling(given: dict, options: SamplingOptions, phenaki: Phena
 
 def check_diffusion_sampling(given: dict, options: DiffusionOptions, latte: Latte) -> None:
     """`check_sampling` for the steps of a Latte."""
-    steps = options["steps"] or STEPS[options["sampler"]]
+    steps = steps_of(options)
     latte.diffusion.respaced(steps, options["spacing"])
     if steps == 1:
         refuse_without_effect(given, ("resamples",), "in a single step")

@@ -67,6 +67,11 @@ def diffusion_options(given: DiffusionOptions) -> DiffusionOptions:
     return options
 
 
+def steps_of(options: DiffusionOptions) -> int:
+    """The steps of sampling, those of the sampler where nothing is said."""
+    return options["steps"] or STEPS[options["sampler"]]
+
+
 def sample(
     model: Denoiser, noise: Tensor, diffusion: Diffusion, options: DiffusionOptions, prime_latents: Tensor | None
 ) -> Tensor:
@@ -77,7 +82,7 @@ def sample(
     """
     named = {name: options[name] for name in ("spacing", "resamples", "generator", "progress")}
     named |= {"diffusion": diffusion, "prime_latents": prime_latents}
-    named["steps"] = options["steps"] or STEPS[options["sampler"]]
+    named["steps"] = steps_of(options)
     if options["sampler"] == "ddpm":
         return ddpm(model, noise, **named)
     return ddim(model, noise, eta=options["eta"], **named)
